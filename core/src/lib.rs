@@ -1,1 +1,5 @@
-//! placeholder
+//! Tidegate's heart.
+pub mod drain;
+pub mod tdi;
+mod cause;
+pub use cause::{Cause, Deadline};

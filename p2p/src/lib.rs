@@ -1,1 +1,3 @@
-//! placeholder
+//! The fabric between devices.
+pub mod backend;
+pub mod pci;
