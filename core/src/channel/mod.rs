@@ -1,0 +1,321 @@
+//! Channels: one poll-mode queue of one device, owned by one thread at a time.
+//!
+//! The hot path is `pin`, `submit`, `poll`, drop. It has no lock, syscall, allocation or read-modify-write, and on
+//! x86-64 with membarrier no fence. The channel's state (engine, ring) lies in a shared core behind the owner
+//! word, so that a revoker can take it over when the owner is slow, parked or dead.
+//!
+//! # Invariants
+//! - **C1** The state belongs to the owner while it is inside a section and the owner word it read after the pin
+//!   was not `TAKEN`; it belongs to a revoker from the end of a grace period that followed its own change of the
+//!   word to `TAKEN` until it stores another value (Release).
+#![expect(
+    unsafe_code,
+    reason = "the owner's access to the shared state (C1); models: epoch/model.rs, channel/model.rs"
+)]
+
+#[cfg(all(test, loom))]
+mod model;
+mod names;
+mod ring;
+mod submit;
+mod taken;
+
+pub(crate) use names::{Ended, Look, NO_REGION, Names};
+pub use ring::Counters;
+pub(crate) use ring::Ring;
+pub use submit::Pinned;
+pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
+
+use crate::Cause;
+use crate::drain::Gate;
+use crate::engine::{AddressSpace, Engine};
+use crate::epoch::Line;
+use crate::fabric::{Poller, Shared};
+use crate::op::{Completion, Ticket};
+use crate::region::table::word;
+use crate::sync::{AtomicU64, Cell, Ordering, cell_mut};
+use crossbeam_utils::CachePadded;
+use std::fmt;
+use std::sync::Arc;
+
+/// Values of the owner word.
+pub(crate) mod owner {
+    /// The owner's, and it may submit.
+    pub(crate) const MINE: u64 = 0;
+    /// The owner's, to poll only: its device is closing.
+    pub(crate) const CLOSING: u64 = 1;
+    /// A revoker's.
+    pub(crate) const TAKEN: u64 = 2;
+    /// The owner's again; the engine is gone, completions are left to be fetched.
+    pub(crate) const CLOSED: u64 = 3;
+    /// The owner dropped it: the fabric's.
+    pub(crate) const ORPHANED: u64 = 4;
+    /// A revoker's, and the owner dropped it meanwhile: to be closed, not given back.
+    pub(crate) const ABANDONED: u64 = 5;
+}
+
+/// How a channel is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChannelConfig {
+    /// Operations in flight at most; the engine may allow fewer. Default 256.
+    pub depth: u32,
+    /// Name in reports. Default: the engine's type.
+    pub name: Option<String>,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        ChannelConfig { depth: 256, name: None }
+    }
+}
+
+impl ChannelConfig {
+    /// A depth other than the default.
+    pub fn depth(depth: u32) -> Self {
+        ChannelConfig { depth, ..Self::default() }
+    }
+}
+
+/// Which requests a channel's device makes; decides which windows it reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Not a device: memory of the process, no windows.
+    Process,
+    /// T=0: host memory and shared windows.
+    Shared,
+    /// T=1 (its TDI is in RUN): host memory of the domain and private windows.
+    Private,
+}
+
+/// Where a device layer puts a channel; see [`crate::Fabric::place_channel`].
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Domain of the device's address space.
+    pub domain: crate::DomainId,
+    /// What its requests reach.
+    pub reach: Reach,
+    /// The device's gate: quiescing it closes the channel.
+    pub gate: Option<Gate>,
+}
+
+/// What is known of a channel without owning it.
+#[derive(Debug)]
+pub(crate) struct Meta {
+    pub(crate) name: String,
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) gate: Option<Gate>,
+    pub(crate) space: AddressSpace,
+    /// Code of the cause why it is closing or closed.
+    pub(crate) cause: AtomicU64,
+}
+
+impl Meta {
+    pub(crate) fn cause(&self) -> Cause {
+        Cause::from_code(self.cause.load(Ordering::Relaxed) as u8).unwrap_or(Cause::User)
+    }
+}
+
+/// State behind the owner word.
+pub(crate) struct State<E> {
+    /// `None` once closed.
+    pub(crate) engine: Option<E>,
+    pub(crate) ring: Ring,
+}
+
+/// The part of a channel that its owner and revokers share.
+pub(crate) struct Core<E> {
+    line: Arc<CachePadded<Line>>,
+    names: Arc<Names>,
+    meta: Meta,
+    state: Cell<State<E>>,
+}
+
+// SAFETY: 1. `state` is reached only under C1, by one thread at a time, and `State<E>` is Send since E is. 2. all
+// else is Sync by itself.
+unsafe impl<E: Engine> Sync for Core<E> {}
+// SAFETY: 1. every part is Send.
+unsafe impl<E: Engine> Send for Core<E> {}
+
+impl<E> fmt::Debug for Core<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel({} of {})", self.meta.name, self.meta.poller.name())
+    }
+}
+
+/// One poll-mode queue. `Send`, not `Sync`: it belongs to one thread at a time.
+///
+/// ```compile_fail,E0277
+/// fn needs_sync<T: Sync>() {}
+/// needs_sync::<tidegate_core::Channel<tidegate_core::engine::cpu::Cpu>>();
+/// ```
+#[derive(Debug)]
+pub struct Channel<E: Engine> {
+    core: Arc<Core<E>>,
+    fabric: Arc<Shared>,
+    /// Domain bits and denied classes, as the region check wants them.
+    expect: u64,
+    mask: u64,
+    /// Zero on the fast arm: no fence needed, not parked.
+    mode: u8,
+    not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+const FENCED: u8 = 1;
+const PARKED: u8 = 2;
+
+/// A revoker has the channel: come back later ([`Channel::reclaim`] fetches what it left behind).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a revoke holds the channel")]
+pub struct Seized;
+
+impl<E: Engine> Channel<E> {
+    pub(crate) fn new(
+        fabric: &Arc<Shared>,
+        poller: &Arc<Poller>,
+        engine: E,
+        cfg: &ChannelConfig,
+        seat: Seat,
+    ) -> Self {
+        let depth = cfg.depth.clamp(1, 1 << 16).min(engine.depth().max(1));
+        let ring = Ring::new(depth);
+        let id = fabric.next_channel_id();
+        let short = std::any::type_name::<E>().rsplit("::").next().unwrap_or("engine");
+        let core = Arc::new(Core {
+            line: Arc::new(Line::new()),
+            names: ring.names().clone(),
+            meta: Meta {
+                name: cfg.name.clone().unwrap_or_else(|| format!("{short}-{id}")),
+                poller: poller.clone(),
+                gate: seat.gate,
+                space: E::SPACE,
+                cause: AtomicU64::new(0),
+            },
+            state: Cell::new(State { engine: Some(engine), ring }),
+        });
+        let denied = match seat.reach {
+            Reach::Process => word::WINDOWS,
+            Reach::Shared => word::PRIVATE_WINDOW,
+            Reach::Private => word::SHARED_WINDOW,
+        };
+        let (domain, mask) = match E::SPACE {
+            AddressSpace::Device => (u64::from(seat.domain.0) << word::DOMAIN_SHIFT, word::DOMAIN),
+            AddressSpace::Cpu => (0, 0),
+        };
+        fabric.epoch.register(&core.line);
+        fabric.enlist(core.clone());
+        let mode = if fabric.epoch.barrier().needs_fence() { FENCED } else { 0 };
+        Channel {
+            core,
+            fabric: fabric.clone(),
+            expect: domain & word::DOMAIN,
+            mask: mask | word::GENERATION | word::FABRIC | word::LIVE | denied,
+            mode,
+            not_sync: std::marker::PhantomData,
+        }
+    }
+
+    /// Enters a section. Everything is done through the [`Pinned`]; dropping it rings the doorbell and leaves.
+    /// 7 instructions with membarrier. Keep sections short: a revoke waits for them.
+    ///
+    /// # Errors
+    /// [`Seized`] while a revoke has taken the channel over.
+    #[inline]
+    pub fn pin(&mut self) -> Result<Pinned<'_, E>, Seized> {
+        let line = &*self.core.line;
+        let epoch = if self.mode == 0 {
+            self.fabric.epoch.enter(line, false)
+        } else {
+            enter_slow(&self.fabric, line, &mut self.mode)
+        };
+        // Acquire: what a revoker did to the state before it gave it back is ours.
+        let owner = line.owner.load(Ordering::Acquire);
+        if owner == owner::TAKEN {
+            self.fabric.epoch.leave(line, epoch);
+            return Err(Seized);
+        }
+        Ok(Pinned::new(self, epoch, owner == owner::MINE))
+    }
+
+    /// Up to this ticket the bytes are real: their device said `Done` *and* a checked read-back, or the end of a
+    /// clean drain, proved that the path was alive. Never moves by itself; see [`Pinned::confirm`].
+    pub fn confirmed(&mut self) -> Ticket {
+        self.peek(|state| Ticket(state.ring.confirmed)).unwrap_or_default()
+    }
+
+    /// Counters so far; zeroes while seized.
+    pub fn counters(&mut self) -> Counters {
+        self.peek(|state| state.ring.counters).unwrap_or_default()
+    }
+
+    /// Operations accepted and not yet completed, as published at the last unpin.
+    pub fn in_flight(&self) -> u64 {
+        self.core.names.count(|_| true)
+    }
+
+    /// Name in reports.
+    pub fn name(&self) -> &str {
+        &self.core.meta.name
+    }
+
+    /// Why it is closing or closed; `None` while open.
+    pub fn closed(&self) -> Option<Cause> {
+        let owner = self.core.line.owner.load(Ordering::Acquire);
+        matches!(owner, owner::CLOSING | owner::CLOSED).then(|| self.core.meta.cause())
+    }
+
+    /// After [`Seized`]: fetches the completions that the revoke left (revoked, aborted, or done meanwhile).
+    ///
+    /// # Errors
+    /// [`Seized`] while the revoke is not through with the channel.
+    pub fn reclaim(&mut self, into: &mut Vec<Completion>) -> Result<(), Seized> {
+        let mut pinned = self.pin()?;
+        let mut out = [Completion::EMPTY; 32];
+        loop {
+            let n = pinned.leftovers(&mut out);
+            into.extend(out.iter().take(n));
+            if n < out.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the channel off the list that revokers wait for, until the next pin. A parked channel costs a revoke
+    /// no membarrier. What is in flight stays so, and is seized if a revoke needs it.
+    pub fn park(&mut self) {
+        if self.mode & PARKED == 0 {
+            self.fabric.epoch.unregister(&self.core.line);
+            self.mode |= PARKED;
+        }
+    }
+
+    fn peek<R>(&mut self, look: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
+        let epoch = enter_slow(&self.fabric, &self.core.line, &mut self.mode);
+        let mine = self.core.line.owner.load(Ordering::Acquire) != owner::TAKEN;
+        let result = mine.then(|| {
+            let mut ptr = self.core.state.ptr();
+            // SAFETY: 1. C1: pinned, and the word read after it was not TAKEN; `&mut self` keeps other pins away.
+            look(unsafe { cell_mut(&mut ptr) })
+        });
+        self.fabric.epoch.leave(&self.core.line, epoch);
+        result
+    }
+}
+
+/// The arm of `pin` for fenced fabrics and parked channels.
+#[cold]
+#[inline(never)]
+fn enter_slow(fabric: &Shared, line: &Line, mode: &mut u8) -> u64 {
+    if *mode & PARKED != 0 {
+        fabric.epoch.register(line);
+        *mode &= !PARKED;
+    }
+    fabric.epoch.enter(line, *mode & FENCED != 0)
+}
+
+impl<E: Engine> Drop for Channel<E> {
+    fn drop(&mut self) {
+        self.fabric.epoch.unregister(&self.core.line);
+        self.fabric.orphan(&self.core);
+    }
+}

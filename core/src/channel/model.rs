@@ -1,0 +1,1 @@
+//! Loom models of a channel under seizure.

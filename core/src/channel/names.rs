@@ -1,0 +1,132 @@
+//! The regions named by each ring entry, published for revokers.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// "No region": an operand that an operation does not have.
+pub(crate) const NO_REGION: u32 = u32::MAX - 1;
+/// Upper half of an entry that is not in flight; the lower half is how the last one ended.
+const CLEAR: u32 = u32::MAX;
+/// Windows with posted writes that a channel remembers one by one.
+const DIRTY: usize = 8;
+/// In a dirty slot: none. In the last dirty slot [`EVERY`]: more windows than slots.
+const NONE: u64 = u64::MAX;
+const EVERY: u64 = u64::MAX - 1;
+
+/// How an entry ended, as the lower half of its word remembers it until the entry is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Done = 0,
+    Device = 1,
+    Withdrawn = 2,
+}
+
+/// What a revoker finds in an entry that once named its region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Still in flight, naming these.
+    InFlight([u32; 2]),
+    /// Over.
+    Ended(Ended),
+}
+
+/// Written by the channel's owner only; read by anyone. One word an entry, so an entry is never seen half.
+#[derive(Debug)]
+pub(crate) struct Names {
+    entries: Box<[AtomicU64]>,
+    /// Windows that were written since the last flush: region slots.
+    dirty: [AtomicU64; DIRTY],
+}
+
+impl Names {
+    pub(crate) fn new(entries: usize) -> Names {
+        Names {
+            entries: (0..entries).map(|_| AtomicU64::new(u64::from(CLEAR) << 32)).collect(),
+            dirty: std::array::from_fn(|_| AtomicU64::new(NONE)),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry(&self, index: usize) -> Option<&AtomicU64> {
+        self.entries.get(index)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[inline(always)]
+    pub(crate) fn in_flight(from: u32, to: u32) -> u64 {
+        u64::from(from) << 32 | u64::from(to)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ended(how: Ended) -> u64 {
+        u64::from(CLEAR) << 32 | how as u64
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_in_flight(word: u64) -> bool {
+        (word >> 32) as u32 != CLEAR
+    }
+
+    /// Acquire: if the entry has ended, what its device did happens before what the caller does.
+    pub(crate) fn look(&self, index: usize) -> Look {
+        let word = self.entry(index).map_or(Names::ended(Ended::Done), |e| e.load(Ordering::Acquire));
+        if Names::is_in_flight(word) {
+            return Look::InFlight([(word >> 32) as u32, word as u32]);
+        }
+        Look::Ended(match word as u32 {
+            0 => Ended::Done,
+            1 => Ended::Device,
+            _ => Ended::Withdrawn,
+        })
+    }
+
+    /// Entries in flight for which `wanted` says yes, given the regions they name.
+    pub(crate) fn count(&self, wanted: impl Fn([u32; 2]) -> bool) -> u64 {
+        let named = |i: &usize| matches!(self.look(*i), Look::InFlight(regions) if wanted(regions));
+        (0..self.len()).filter(named).count() as u64
+    }
+
+    /// Remembers that `region` (a window) was written. By the owner.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn soil(&self, region: u32) {
+        let mut free = None;
+        for slot in &self.dirty {
+            match slot.load(Ordering::Relaxed) {
+                NONE => free = free.or(Some(slot)),
+                held if held == u64::from(region) || held == EVERY => return,
+                _ => {}
+            }
+        }
+        match free {
+            Some(slot) => slot.store(u64::from(region), Ordering::Relaxed),
+            None => self.dirty[DIRTY - 1].store(EVERY, Ordering::Relaxed),
+        }
+    }
+
+    /// Forgets windows that were flushed. By the owner, or by whoever seized the channel.
+    pub(crate) fn clean(&self, flushed: impl Fn(u32) -> bool) {
+        for slot in &self.dirty {
+            let held = slot.load(Ordering::Relaxed);
+            if held < EVERY && flushed(held as u32) {
+                slot.store(NONE, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Was `region` written since its last flush? Read after a grace period.
+    pub(crate) fn is_dirty(&self, region: u32) -> bool {
+        self.dirty.iter().any(
+            |slot| matches!(slot.load(Ordering::Relaxed), held if held == u64::from(region) || held == EVERY),
+        )
+    }
+
+    /// All windows written since their last flush; `None` if there were too many to remember.
+    pub(crate) fn dirty(&self) -> Option<Vec<u32>> {
+        let held: Vec<u64> =
+            self.dirty.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|h| *h != NONE).collect();
+        (!held.contains(&EVERY)).then(|| held.into_iter().map(|h| h as u32).collect())
+    }
+}

@@ -1,0 +1,313 @@
+//! A channel in a revoker's hands.
+
+use super::{Core, Ended, Look, Meta, NO_REGION, Names, State, owner};
+use crate::engine::{Cancel, Engine, Flush, Operation, Push, Sink, Target};
+use crate::epoch::{Epoch, Grace, Line};
+use crate::op::Completion;
+use crate::sync::{Ordering, cell_mut};
+use crossbeam_utils::CachePadded;
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A channel of any engine, as revokers see it. The `unsafe` ones are reached through [`Taken`] only.
+///
+/// # Safety
+/// Implemented here only.
+pub(crate) unsafe trait Erased: Send + Sync + Debug {
+    fn line(&self) -> &Arc<CachePadded<Line>>;
+    fn names(&self) -> &Names;
+    fn meta(&self) -> &Meta;
+    /// # Safety
+    /// C1: the channel is taken by the caller.
+    unsafe fn cancel(&self) -> Cancel;
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn retire(&self);
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn withdraw(&self, revoked: &dyn Fn(u32) -> bool) -> (u64, u64);
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn resume(&self) -> bool;
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn begin_flush(&self, window: &Target) -> Flushing;
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> Flush;
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn settle(&self, flushed: &dyn Fn(u32) -> bool);
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>>;
+    /// # Safety
+    /// As [`Erased::cancel`].
+    unsafe fn unconfirmed(&self) -> Option<(u64, u64)>;
+}
+
+/// How a flush under way is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushing {
+    /// A read-back of our own in the queue, with this ticket.
+    Queued(u64),
+    /// The ring had no room yet.
+    Waiting,
+    /// By [`Engine::flush`].
+    Engine,
+}
+
+impl<E: Engine> Core<E> {
+    /// Runs `f` on the state.
+    ///
+    /// # Safety
+    /// C1: the caller has the channel.
+    unsafe fn with<R>(&self, f: impl FnOnce(&mut State<E>) -> R) -> R {
+        let mut ptr = self.state.ptr();
+        // SAFETY: 1. the caller's promise: nobody else reaches the state now.
+        f(unsafe { cell_mut(&mut ptr) })
+    }
+}
+
+fn retire_all<E: Engine>(state: &mut State<E>) {
+    let Some(engine) = state.engine.as_mut() else { return };
+    let mut out = [Completion::EMPTY; 32];
+    loop {
+        let mut sink = Sink { ring: &mut state.ring, out: &mut out, n: 0 };
+        engine.retire(&mut sink);
+        let n = sink.n;
+        for completion in out.iter().take(n) {
+            state.ring.stash(*completion);
+        }
+        if n < out.len() {
+            break;
+        }
+    }
+    state.ring.advance();
+}
+
+// SAFETY: 1. the only implementation; each unsafe method reaches the state through `with` under the caller's C1.
+unsafe impl<E: Engine> Erased for Core<E> {
+    fn line(&self) -> &Arc<CachePadded<Line>> {
+        &self.line
+    }
+    fn names(&self) -> &Names {
+        &self.names
+    }
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+    unsafe fn cancel(&self) -> Cancel {
+        // SAFETY: 1. C1, by the caller.
+        unsafe { self.with(|state| state.engine.as_mut().map_or(Cancel::Stopped, Engine::cancel)) }
+    }
+    unsafe fn retire(&self) {
+        // SAFETY: 1. C1, by the caller.
+        unsafe { self.with(retire_all) }
+    }
+    unsafe fn withdraw(&self, revoked: &dyn Fn(u32) -> bool) -> (u64, u64) {
+        // SAFETY: 1. C1, by the caller.
+        unsafe { self.with(|state| state.ring.withdraw(revoked)) }
+    }
+    unsafe fn resume(&self) -> bool {
+        // SAFETY: 1. C1, by the caller.
+        unsafe { self.with(|state| state.engine.as_mut().is_some_and(Engine::resume)) }
+    }
+    unsafe fn begin_flush(&self, window: &Target) -> Flushing {
+        if !E::CONFIRMS {
+            return Flushing::Engine;
+        }
+        // SAFETY: 1. C1, by the caller.
+        unsafe {
+            self.with(|state| {
+                retire_all(state);
+                let Some(engine) = state.engine.as_mut() else { return Flushing::Engine };
+                let ring = &mut state.ring;
+                // `depth + 1` entries: one is ours.
+                if ring.last - (ring.oldest - 1) > ring.depth {
+                    return Flushing::Waiting;
+                }
+                match engine.push(ring.next_index(), &Operation::ReadBack { window: *window }) {
+                    Push::Taken => {
+                        let ticket = ring.accept(window.region, NO_REGION, 0);
+                        ring.expect_confirm(ticket, Some(0), true);
+                        engine.doorbell();
+                        Flushing::Queued(ticket.0)
+                    }
+                    Push::Full => Flushing::Waiting,
+                    Push::Unsupported => Flushing::Engine,
+                }
+            })
+        }
+    }
+    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> Flush {
+        match *flushing {
+            Flushing::Waiting => {
+                // SAFETY: 1. C1, by the caller.
+                *flushing = unsafe { self.begin_flush(window) };
+                Flush::Pending
+            }
+            // SAFETY: 1. C1, by the caller.
+            Flushing::Queued(ticket) => unsafe {
+                self.with(|state| {
+                    retire_all(state);
+                    match state.ring.ended(ticket) {
+                        None => Flush::Pending,
+                        Some(Ended::Done) => Flush::Flushed,
+                        Some(_) => Flush::Impossible,
+                    }
+                })
+            },
+            // SAFETY: 1. C1, by the caller.
+            Flushing::Engine => unsafe {
+                self.with(|state| {
+                    state.engine.as_mut().map_or(Flush::Impossible, |engine| engine.flush(window))
+                })
+            },
+        }
+    }
+    unsafe fn settle(&self, flushed: &dyn Fn(u32) -> bool) {
+        // SAFETY: 1. C1, by the caller.
+        unsafe {
+            self.with(|state| {
+                self.names.clean(flushed);
+                state.ring.soiled = NO_REGION;
+                if self.names.dirty().is_some_and(|windows| windows.is_empty()) {
+                    state.ring.confirmed = state.ring.confirmed.max(state.ring.oldest - 1);
+                }
+            });
+        }
+    }
+    unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>> {
+        // SAFETY: 1. C1, by the caller.
+        unsafe {
+            self.with(|state| state.engine.take().map(|engine| Box::new(engine) as Box<dyn Any + Send>))
+        }
+    }
+    unsafe fn unconfirmed(&self) -> Option<(u64, u64)> {
+        // SAFETY: 1. C1, by the caller.
+        unsafe {
+            self.with(|state| {
+                let (first, last) = (state.ring.confirmed + 1, state.ring.oldest - 1);
+                (first <= last).then_some((first, last))
+            })
+        }
+    }
+}
+
+/// Exclusive possession of a channel's state by a revoker (C1). Giving it back is explicit: see
+/// [`Taken::give_back`] and [`Taken::close`].
+#[derive(Debug)]
+pub(crate) struct Taken {
+    channel: Arc<dyn Erased>,
+}
+
+/// On the way to [`Taken`].
+#[derive(Debug)]
+pub(crate) struct Seizure {
+    channel: Arc<dyn Erased>,
+    grace: Grace,
+    /// What the word was.
+    from: u64,
+}
+
+impl Seizure {
+    /// Takes the owner word and starts the grace period on the channel's slot. `None` while another revoker has
+    /// it: try again.
+    pub(crate) fn begin(channel: &Arc<dyn Erased>, epoch: &Epoch) -> Option<Seizure> {
+        let word = &channel.line().owner;
+        // Orphaned channels have no owner any more: whoever turns the word to TAKEN has them.
+        let from = [owner::MINE, owner::CLOSING, owner::ORPHANED].into_iter().find(|from| {
+            word.compare_exchange(*from, owner::TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        })?;
+        let line = channel.line().clone();
+        Some(Seizure { channel: channel.clone(), grace: Grace::begin(epoch, || vec![line]), from })
+    }
+
+    /// Gives the word back unused: the owner never left its section. It finds the channel as it was, or, if
+    /// `close`, accepting nothing any more.
+    pub(crate) fn abandon(self, close: bool) {
+        let word = &self.channel.line().owner;
+        let back = if close && self.from == owner::MINE { owner::CLOSING } else { self.from };
+        if word.compare_exchange(owner::TAKEN, back, Ordering::Release, Ordering::Relaxed).is_err() {
+            // Dropped meanwhile: an orphan for the next drain of its device, or of the fabric.
+            word.store(owner::ORPHANED, Ordering::Release);
+        }
+    }
+
+    /// True when the owner is out of its section: [`Seizure::finish`] will succeed.
+    pub(crate) fn turn(&mut self, epoch: &Epoch) -> bool {
+        self.grace.turn(epoch)
+    }
+
+    /// The possession; only after [`Seizure::turn`] said so.
+    pub(crate) fn finish(self) -> Option<Taken> {
+        self.grace.pending().is_empty().then(|| Taken { channel: self.channel })
+    }
+}
+
+impl Taken {
+    pub(crate) fn cancel(&mut self) -> Cancel {
+        // SAFETY: 1. C1: `Taken` exists only after a seizure's grace period, and the word is still TAKEN.
+        unsafe { self.channel.cancel() }
+    }
+    pub(crate) fn retire(&mut self) {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.retire() }
+    }
+    pub(crate) fn withdraw(&mut self, revoked: &dyn Fn(u32) -> bool) -> (u64, u64) {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.withdraw(revoked) }
+    }
+    pub(crate) fn resume(&mut self) -> bool {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.resume() }
+    }
+    pub(crate) fn begin_flush(&mut self, window: &Target) -> Flushing {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.begin_flush(window) }
+    }
+    pub(crate) fn turn_flush(&mut self, window: &Target, flushing: &mut Flushing) -> Flush {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.turn_flush(window, flushing) }
+    }
+    /// Records that these windows were flushed cleanly.
+    pub(crate) fn settle(&mut self, flushed: &dyn Fn(u32) -> bool) {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.settle(flushed) }
+    }
+    /// Takes the engine out, for good.
+    pub(crate) fn unplug(&mut self) -> Option<Box<dyn Any + Send>> {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.unplug() }
+    }
+    /// First and last completed ticket that nothing confirms.
+    pub(crate) fn unconfirmed(&mut self) -> Option<(u64, u64)> {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.channel.unconfirmed() }
+    }
+    /// Back to its owner, open. False: the owner dropped it meanwhile; it stays taken and must be closed.
+    pub(crate) fn give_back(self) -> Result<(), Taken> {
+        // Release: what we did to the state is the owner's from now on.
+        let word = &self.channel.line().owner;
+        match word.compare_exchange(owner::TAKEN, owner::MINE, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self),
+        }
+    }
+
+    /// Back to its owner, closed: it may fetch completions, nothing else.
+    pub(crate) fn close(self) {
+        // Whether the owner is still there makes no difference now.
+        self.channel.line().owner.store(owner::CLOSED, Ordering::Release);
+    }
+}
+
+/// Looks at one remembered entry: `None` while it still names one of the regions.
+pub(crate) fn look_again(names: &Names, index: usize, wanted: impl Fn([u32; 2]) -> bool) -> Option<Look> {
+    match names.look(index) {
+        Look::InFlight(regions) if wanted(regions) => None,
+        look => Some(look),
+    }
+}

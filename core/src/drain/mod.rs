@@ -1,0 +1,151 @@
+//! Revoke, drain, flush: how what is in flight comes to an end, and what may be said of it afterwards.
+//!
+//! One state machine serves a region's revoke, a device's quiesce and a dropped channel: *mark, grace period,
+//! drain (or seize and cancel), window flush, unmap*. It is turned by whoever waits for it, or by the fabric's
+//! control thread; no call blocks in it.
+
+mod gate;
+mod machine;
+mod report;
+mod wait;
+mod work;
+
+pub use gate::{DeviceId, Gate, GateClosed, Initiator, Quiesce, QuiesceError, Quiesced};
+pub use report::{FlushUsed, Held, HeldWhy, Outcome, Phase, Progress, Report};
+pub use wait::WaitError;
+
+use crate::channel::Erased;
+use crate::fabric::Shared;
+use crate::region::Inner;
+use crate::sync::{Mutex, lock};
+use crate::{Cause, Deadline};
+use machine::Drain;
+use std::sync::Arc;
+
+/// A drain that several parties may turn.
+#[derive(Debug)]
+pub(crate) struct Running {
+    drain: Mutex<Drain>,
+}
+
+impl Running {
+    /// Turns it, unless somebody else is at it right now.
+    pub(crate) fn turn(&self) -> Progress {
+        lock(&self.drain).turn()
+    }
+
+    fn is_done(&self) -> bool {
+        lock(&self.drain).is_done()
+    }
+}
+
+/// A revoke under way (of one region or a batch). A state machine: [`Revocation::turn`] never waits. Dropped
+/// unfinished, it goes on on the control thread.
+#[derive(Debug)]
+#[must_use = "turn or wait it; dropped, it goes on in the background"]
+pub struct Revocation {
+    fabric: Arc<Shared>,
+    own: Option<Arc<Running>>,
+    /// Revokes that others began of regions of this batch: nothing is alive only when they too have ended.
+    joined: Vec<Arc<Running>>,
+    why: Cause,
+}
+
+impl Revocation {
+    pub(crate) fn begin(
+        fabric: &Arc<Shared>,
+        regions: &[Arc<Inner>],
+        why: Cause,
+        by: Deadline,
+    ) -> Revocation {
+        Self::begin_all(fabric, regions, Vec::new(), None, None, why, by)
+    }
+
+    /// Marks `regions` in one batch, closes `channels`.
+    pub(crate) fn begin_all(
+        fabric: &Arc<Shared>,
+        regions: &[Arc<Inner>],
+        channels: Vec<Arc<dyn Erased>>,
+        initiator: Option<Arc<dyn Initiator>>,
+        earlier: Option<Arc<Running>>,
+        why: Cause,
+        by: Deadline,
+    ) -> Revocation {
+        // The locks of all regions are held until the drain is recorded in each of them, in ascending order, so
+        // that a racing revoker of any of them finds it and joins.
+        let mut sorted: Vec<&Arc<Inner>> = regions.iter().collect();
+        sorted.sort_by_key(|r| r.index);
+        sorted.dedup_by_key(|r| r.index);
+        let mut joined: Vec<Arc<Running>> = earlier.into_iter().collect();
+        let mut mine = Vec::new();
+        let mut seats = Vec::new();
+        for region in sorted {
+            let seat = lock(&region.revocation);
+            match seat.as_ref() {
+                Some(running) => joined.push(running.clone()),
+                None => {
+                    mine.push(region.clone());
+                    seats.push(seat);
+                }
+            }
+        }
+        let own = (!mine.is_empty() || !channels.is_empty()).then(|| {
+            let drain = Drain::begin(fabric, mine, channels, initiator, why, by);
+            Arc::new(Running { drain: Mutex::new(drain) })
+        });
+        for mut seat in seats {
+            seat.clone_from(&own);
+        }
+        Revocation { fabric: fabric.clone(), own, joined, why }
+    }
+
+    /// Goes as far as it can without waiting.
+    pub fn turn(&mut self) -> Progress {
+        let mut progress = Progress::Done;
+        for running in self.own.iter().chain(&self.joined) {
+            if let Progress::Pending(phase) = running.turn() {
+                progress = Progress::Pending(phase);
+            }
+        }
+        progress
+    }
+
+    /// Turns until done, then tells what was done. Ends within the deadline (plus the time of a turn).
+    ///
+    /// # Errors
+    /// [`WaitError::OwnPin`] at once if a channel of the calling thread is inside a section: it would wait for
+    /// itself. The revoke goes on in the background then.
+    pub fn wait(mut self) -> Result<Report, WaitError> {
+        self.join()?;
+        Ok(self.report())
+    }
+
+    /// Lets it go on in the background.
+    pub fn detach(self) {}
+
+    /// What was done so far. A revoke that only joined others' has nothing of its own to report.
+    pub fn report(&self) -> Report {
+        self.own
+            .as_ref()
+            .map_or_else(|| Report::new(self.why), |running| lock(&running.drain).report().clone())
+    }
+
+    pub(crate) fn join(&mut self) -> Result<(), WaitError> {
+        let fabric = self.fabric.clone();
+        wait::until(&fabric, || self.turn() == Progress::Done)
+    }
+
+    pub(crate) fn running(&self) -> Option<Arc<Running>> {
+        self.own.clone()
+    }
+}
+
+impl Drop for Revocation {
+    fn drop(&mut self) {
+        for running in self.own.iter().chain(&self.joined) {
+            if !running.is_done() {
+                self.fabric.control.carry(running.clone());
+            }
+        }
+    }
+}

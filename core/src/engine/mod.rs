@@ -1,0 +1,221 @@
+//! The seam to devices: an [`Engine`] drives one kind of queue.
+//!
+//! Engines of other crates, and users' own, implement it. The fabric has checked every operand before an engine
+//! sees it, remembers what is in flight, and decides when a queue is cancelled; the engine translates operations
+//! to descriptors, rings doorbells, and reports what the device completed.
+
+pub mod cpu;
+
+use crate::op::OpKind;
+use crate::sync::Ordering;
+
+/// Which addresses an engine puts into its descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressSpace {
+    /// Addresses of the channel's domain (IOVAs): handles of other domains are `Denied`.
+    Device,
+    /// Addresses of this process: regions of all domains, windows excepted, are reachable.
+    Cpu,
+}
+
+/// A checked operand: bytes in the engine's address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// First byte.
+    pub address: u64,
+    /// Bytes, at least 1.
+    pub len: u64,
+    /// Slot of the region; tells windows apart in [`Engine::flush`].
+    pub region: u32,
+    /// A peer's BAR rather than host memory.
+    pub window: bool,
+}
+
+/// A checked operation with its operands resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Copy `from` to `to`, same length.
+    Copy {
+        /// Source.
+        from: Target,
+        /// Destination.
+        to: Target,
+    },
+    /// Repeat `pattern` over `to`.
+    Fill {
+        /// Destination.
+        to: Target,
+        /// Little-endian pattern.
+        pattern: u64,
+    },
+    /// From the medium to `to`.
+    Read {
+        /// Position in the medium.
+        at: u64,
+        /// Destination.
+        to: Target,
+    },
+    /// From `from` to the medium.
+    Write {
+        /// Source.
+        from: Target,
+        /// Position in the medium.
+        at: u64,
+    },
+    /// See [`OpKind::Fence`].
+    Fence,
+    /// Read back from `window` over the path that the channel's writes take, after everything that completed
+    /// before; the value must be one that a dead mapping can't return. Only where [`Engine::CONFIRMS`].
+    ReadBack {
+        /// The window (all of the region).
+        window: Target,
+    },
+}
+
+impl Operation {
+    /// Its kind; `None` for a read-back.
+    pub fn kind(&self) -> Option<OpKind> {
+        Some(match self {
+            Operation::Copy { .. } => OpKind::Copy,
+            Operation::Fill { .. } => OpKind::Fill,
+            Operation::Read { .. } => OpKind::Read,
+            Operation::Write { .. } => OpKind::Write,
+            Operation::Fence => OpKind::Fence,
+            Operation::ReadBack { .. } => return None,
+        })
+    }
+}
+
+/// Did a descriptor fit?
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// Written; the device sees it at the next doorbell.
+    Taken,
+    /// No room (an operation may need several descriptors).
+    Full,
+    /// Not something this engine does, or not on these operands.
+    Unsupported,
+}
+
+/// How a device ended an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Success. For a read-back: and the value proves the mapping alive.
+    Done,
+    /// Failure, with the device's code.
+    Device(u16),
+    /// A read-back came, ordered as promised, with a value that proves nothing.
+    Unchecked,
+}
+
+/// Progress of a cancel.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    /// The device has stopped: it touches nothing of what was not retired, and never will.
+    Stopped,
+    /// Asked; ask again.
+    Pending,
+    /// The device gave no sign of life, or has no way to stop its queue.
+    Impossible,
+}
+
+/// Progress of a window flush.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Posted writes to the window have arrived.
+    Flushed,
+    /// Asked; ask again.
+    Pending,
+    /// This engine has no way to tell: the forced path is taken (unmap first, then a CPU read).
+    Impossible,
+}
+
+/// Drives one queue of one device. All methods are called by one thread at a time: the channel's owner inside a
+/// section, or a revoker that seized the channel.
+///
+/// None may block, allocate on `push`, `doorbell` or `retire`, or panic. `push` and `retire` are hot.
+///
+/// # Safety
+/// 1. Descriptors name only addresses inside the operands given to `push`, or memory the engine owns.
+/// 2. After an operation was retired, or after `cancel` answered [`Cancel::Stopped`], the device touches its
+///    operands no more (posted writes to a peer excepted, which `flush` is for).
+/// 3. Dropping the engine while the device may still run leaves memory that the device may write alive.
+#[expect(unsafe_code, reason = "a promise that only the implementer can keep")]
+pub unsafe trait Engine: Send + 'static {
+    /// Which addresses it wants.
+    const SPACE: AddressSpace;
+    /// Can it run [`Operation::ReadBack`] in its queue? Then channels can confirm, and drains flush that way.
+    const CONFIRMS: bool;
+
+    /// Operations in flight at most. The channel takes the smaller of this and its configured depth.
+    fn depth(&self) -> u32;
+
+    /// Writes the descriptor of `op`; `index` (below the channel's depth rounded up to a power of two) comes back
+    /// in [`Sink::complete`]. Nothing is visible to the device before [`Engine::doorbell`].
+    fn push(&mut self, index: u32, op: &Operation) -> Push;
+
+    /// Makes all pushed descriptors visible. Called once at the end of a section that pushed.
+    fn doorbell(&mut self);
+
+    /// Reports what completed, in any order, while the sink has room.
+    fn retire(&mut self, sink: &mut Sink<'_>);
+
+    /// Stops the queue without waiting; called again until it does not answer `Pending`. Completions that the
+    /// device produces meanwhile are still retired. Uses registers that the owner never writes, or is called
+    /// after the owner was shut out.
+    fn cancel(&mut self) -> Cancel;
+
+    /// Makes a stopped queue usable again, empty. False: it can't be; the channel stays closed.
+    fn resume(&mut self) -> bool;
+
+    /// Makes sure that posted writes of retired operations to `window` have arrived, without [`Operation::ReadBack`]
+    /// (called only if not [`Engine::CONFIRMS`]); may stop the queue. Called again until it does not answer
+    /// `Pending`.
+    fn flush(&mut self, window: &Target) -> Flush {
+        let _ = window;
+        Flush::Impossible
+    }
+}
+
+/// Where an engine reports completions.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    pub(crate) ring: &'a mut crate::channel::Ring,
+    pub(crate) out: &'a mut [crate::Completion],
+    pub(crate) n: usize,
+}
+
+impl Sink<'_> {
+    /// Completions that still fit.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.out.len() - self.n
+    }
+
+    /// Operation `index` ended, having moved `len` bytes. An index that is not in flight (a device that
+    /// completes twice, or invents) is counted and dropped. Without [`Sink::room`] the completion is kept for the
+    /// next poll, at the cost of an allocation.
+    #[inline]
+    pub fn complete(&mut self, index: u32, outcome: Outcome, len: u32) {
+        let Some(completion) = self.ring.complete(index, outcome, len) else { return };
+        match self.out.get_mut(self.n) {
+            Some(slot) => {
+                *slot = completion;
+                self.n += 1;
+            }
+            None => self.ring.stash(completion),
+        }
+    }
+
+    /// Is this index in flight? For engines whose completions name it by other means.
+    #[inline]
+    pub fn in_flight(&self, index: u32) -> bool {
+        self.ring
+            .name(index)
+            .is_some_and(|name| crate::channel::Names::is_in_flight(name.load(Ordering::Relaxed)))
+    }
+}

@@ -1,0 +1,132 @@
+//! Epochs: how a revoker learns that no poller can still act on what it saw before a mark.
+//!
+//! Each channel owns a [`Line`]. Entering a section (`pin`) announces the epoch, leaving withdraws it; neither
+//! has a lock, a read-modify-write, a syscall, or (with membarrier) a fence. A revoker marks what it revokes,
+//! bumps the epoch, and waits for a grace period ([`grace`]).
+//!
+//! Values: the epoch is even and starts at [`FIRST`]; bit 0 of a slot is [`ACTIVE`]; 0 is past for nobody;
+//! [`OFFLINE`] is past for everybody. Epochs are compared with bit 0 masked off.
+//!
+//! # Invariants
+//! - **E1** A section that began before a mark is seen by the grace period that follows the mark, or the section
+//!   sees the mark. It rests on the order *store slot, barrier, load region* against *mark, bump, barrier, load
+//!   slot* (Dekker), the barrier of the reader being a membarrier of the revoker where the kernel has it.
+//! - **E2** A slot that shows an epoch at or past the bump entered after it, and saw the mark: its load of the
+//!   epoch acquired the bump.
+//!
+//! Loom models of this module and the mutations that they catch: `epoch/model.rs`.
+
+mod barrier;
+mod grace;
+#[cfg(all(test, loom))]
+mod model;
+
+pub(crate) use barrier::Barrier;
+pub use barrier::BarrierMode;
+pub(crate) use grace::Grace;
+
+use crate::sync::{AtomicU64, Ordering, fence, light_barrier};
+use crossbeam_utils::CachePadded;
+
+/// Bit 0 of a slot: its owner is inside a section.
+pub(crate) const ACTIVE: u64 = 1;
+/// Slot of an unregistered or parked channel: past for everybody.
+pub(crate) const OFFLINE: u64 = u64::MAX - 1;
+/// First epoch.
+pub(crate) const FIRST: u64 = 2;
+
+/// What a channel publishes, in one cache line of its own: written by its owner, read by revokers.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Epoch announcement.
+    pub(crate) slot: AtomicU64,
+    /// Whose the channel's state is: see [`crate::channel::owner`].
+    pub(crate) owner: AtomicU64,
+    /// Tickets accepted so far; stored before the section is left.
+    pub(crate) submitted: AtomicU64,
+    /// Oldest ticket not retired.
+    pub(crate) oldest: AtomicU64,
+}
+
+impl Line {
+    pub(crate) fn new() -> CachePadded<Self> {
+        CachePadded::new(Line {
+            slot: AtomicU64::new(OFFLINE),
+            owner: AtomicU64::new(0),
+            submitted: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+        })
+    }
+}
+
+/// The epoch of a fabric.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    now: CachePadded<AtomicU64>,
+    /// Highest epoch that a finished barrier covers: it began after that epoch was read.
+    covers: CachePadded<AtomicU64>,
+    barrier: Barrier,
+}
+
+impl Epoch {
+    pub(crate) fn new(barrier: Barrier) -> Self {
+        Epoch {
+            now: CachePadded::new(AtomicU64::new(FIRST)),
+            covers: CachePadded::new(AtomicU64::new(0)),
+            barrier,
+        }
+    }
+
+    pub(crate) fn barrier(&self) -> Barrier {
+        self.barrier
+    }
+
+    /// Registers a slot (or brings a parked one back). False if it was registered already.
+    pub(crate) fn register(&self, line: &Line) -> bool {
+        let fresh = line.slot.compare_exchange(OFFLINE, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        // Pairs with the fence after a revoker's bump: it sees the slot registered, or we see its mark.
+        fence(Ordering::SeqCst);
+        fresh
+    }
+
+    /// Takes a slot off the list of those that a revoker waits for. Only outside a section.
+    pub(crate) fn unregister(&self, line: &Line) {
+        line.slot.store(OFFLINE, Ordering::Release);
+    }
+
+    /// Enters a section; the value goes to [`Epoch::leave`]. `fenced` is the channel's copy of
+    /// [`Barrier::needs_fence`].
+    #[inline(always)]
+    pub(crate) fn enter(&self, line: &Line, fenced: bool) -> u64 {
+        // Acquire: whoever announces the new epoch has seen the mark that came before the bump (E2).
+        let epoch = self.now.load(Ordering::Acquire);
+        line.slot.store(epoch | ACTIVE, Ordering::Release);
+        if fenced {
+            full_fence();
+        }
+        light_barrier();
+        epoch
+    }
+
+    /// Leaves a section. Release: what was done inside happens before a revoker sees the slot past.
+    #[inline(always)]
+    pub(crate) fn leave(&self, line: &Line, epoch: u64) {
+        line.slot.store(epoch, Ordering::Release);
+    }
+
+    /// Opens the next epoch and returns it. Every revoker bumps for itself, after its own marks: another's epoch
+    /// may have been announced by a section that did not see ours.
+    fn bump(&self) -> u64 {
+        let new = self.now.fetch_add(2, Ordering::Release) + 2;
+        // Orders marks and bump before the reads of the slots; pairs with `register` and with fenced sections.
+        fence(Ordering::SeqCst);
+        new
+    }
+}
+
+/// The arm of `enter` for fabrics without membarrier, out of line so that the fast arm has no fence in it.
+#[cold]
+#[inline(never)]
+fn full_fence() {
+    fence(Ordering::SeqCst);
+}

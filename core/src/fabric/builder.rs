@@ -1,0 +1,83 @@
+//! Setting a fabric up.
+
+use super::{Control, Fabric, Shared};
+use crate::epoch::{Barrier, BarrierMode, Epoch};
+use crate::region::table::{MAX_SLOTS, Table};
+use crate::sync::{AtomicU64, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Numbers the fabrics of a process, so that a handle of one is refused by another. It wraps after 255: a guard
+/// against mistakes; memory safety does not rest on it (bounds and addresses are the slot's own).
+static FABRICS: AtomicU8 = AtomicU8::new(1);
+
+/// Settings of a fabric.
+#[derive(Debug, Clone)]
+pub struct FabricBuilder {
+    regions: u32,
+    channels: usize,
+    barrier: BarrierMode,
+    control: Option<String>,
+}
+
+impl Default for FabricBuilder {
+    fn default() -> Self {
+        FabricBuilder {
+            regions: if cfg!(loom) { 4 } else { 4096 },
+            channels: 1024,
+            barrier: BarrierMode::Auto,
+            control: Some("tidegate".to_owned()),
+        }
+    }
+}
+
+impl FabricBuilder {
+    /// Region slots, at most 2^20. Default 4096, 64 bytes each.
+    pub fn regions(mut self, slots: u32) -> Self {
+        self.regions = slots.clamp(1, MAX_SLOTS);
+        self
+    }
+
+    /// Channels at most. Default 1024.
+    pub fn channels(mut self, channels: usize) -> Self {
+        self.channels = channels;
+        self
+    }
+
+    /// How sections and revokers order. Default: membarrier where there is one.
+    pub fn barrier(mut self, mode: BarrierMode) -> Self {
+        self.barrier = mode;
+        self
+    }
+
+    /// Name of the control thread. Default `tidegate`.
+    pub fn control_thread(mut self, name: &str) -> Self {
+        self.control = Some(name.to_owned());
+        self
+    }
+
+    /// No control thread: [`Fabric::turn`] (and every wait) runs control work in the calling thread.
+    pub fn manual(mut self) -> Self {
+        self.control = None;
+        self
+    }
+
+    /// Builds it: registers the process for membarrier, starts the control thread.
+    ///
+    /// # Errors
+    /// The control thread could not be started.
+    pub fn build(self) -> std::io::Result<Fabric> {
+        Ok(Fabric {
+            shared: Arc::new(Shared {
+                epoch: Epoch::new(Barrier::choose(self.barrier)),
+                table: Table::new(self.regions, FABRICS.fetch_add(1, Ordering::Relaxed)),
+                control: Control::new(self.control.as_deref())?,
+                channels: Mutex::new(Vec::new()),
+                quarantine: Mutex::new(Vec::new()),
+                ids: AtomicU64::new(1),
+                domains: AtomicU64::new(1),
+                max_channels: self.channels,
+            }),
+        })
+    }
+}

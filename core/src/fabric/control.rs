@@ -1,0 +1,155 @@
+//! The control thread: system calls that may sleep, and drains that nobody waits for.
+
+use crate::drain::{Progress, Running};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often the control thread turns the drains it carries.
+const PACE: Duration = Duration::from_micros(200);
+
+type Task = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<(&'static str, Task)>,
+    carried: Vec<Arc<Running>>,
+    stop: bool,
+}
+
+struct Inner {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+/// Runs tasks in order, one at a time. One thread, or (manual) whoever calls `Fabric::turn`.
+pub(crate) struct Control {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    manual: bool,
+}
+
+/// A task's result, when there is one.
+#[derive(Debug)]
+pub(crate) struct Job<T>(Arc<OnceLock<Mutex<Option<T>>>>);
+
+impl<T> Job<T> {
+    pub(crate) fn ready(value: T) -> Self {
+        let job = Job(Arc::new(OnceLock::new()));
+        let _ = job.0.set(Mutex::new(Some(value)));
+        job
+    }
+
+    /// The result, once.
+    pub(crate) fn take(&self) -> Option<T> {
+        guard(self.0.get()?).take()
+    }
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Control({})", if self.manual { "manual" } else { "thread" })
+    }
+}
+
+impl Control {
+    /// `name`: of the thread; `None`: manual.
+    pub(crate) fn new(name: Option<&str>) -> std::io::Result<Control> {
+        let inner = Arc::new(Inner { queue: Mutex::new(Queue::default()), wake: Condvar::new() });
+        let thread = match name {
+            None => None,
+            Some(name) => {
+                let inner = inner.clone();
+                Some(std::thread::Builder::new().name(name.to_owned()).spawn(move || inner.run())?)
+            }
+        };
+        Ok(Control { inner, manual: name.is_none(), thread: Mutex::new(thread) })
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        self.manual
+    }
+
+    /// Queues a task; its result comes through the job.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        task: impl FnOnce() -> T + Send + 'static,
+    ) -> Job<T> {
+        let job = Job(Arc::new(OnceLock::new()));
+        let result = job.0.clone();
+        let task: Task = Box::new(move || {
+            let _ = result.set(Mutex::new(Some(task())));
+        });
+        guard(&self.inner.queue).tasks.push_back((op, task));
+        self.inner.wake.notify_all();
+        job
+    }
+
+    /// Carries a drain to its end.
+    pub(crate) fn carry(&self, running: Arc<Running>) {
+        let mut queue = guard(&self.inner.queue);
+        if !queue.carried.iter().any(|r| Arc::ptr_eq(r, &running)) {
+            queue.carried.push(running);
+        }
+        drop(queue);
+        self.inner.wake.notify_all();
+    }
+
+    /// Runs what is queued and turns what is carried, once. True if something is left.
+    pub(crate) fn turn(&self) -> bool {
+        self.inner.turn()
+    }
+}
+
+impl Inner {
+    fn turn(&self) -> bool {
+        loop {
+            let Some((op, task)) = guard(&self.queue).tasks.pop_front() else { break };
+            tracing::trace!(op, "control task");
+            task();
+        }
+        let carried = std::mem::take(&mut guard(&self.queue).carried);
+        let left: Vec<Arc<Running>> = carried.into_iter().filter(|r| r.turn() != Progress::Done).collect();
+        let mut queue = guard(&self.queue);
+        queue.carried.extend(left);
+        !queue.carried.is_empty() || !queue.tasks.is_empty()
+    }
+
+    fn run(&self) {
+        loop {
+            let busy = self.turn();
+            let queue = guard(&self.queue);
+            if queue.stop && !busy && queue.tasks.is_empty() {
+                return;
+            }
+            if !queue.tasks.is_empty() {
+                continue;
+            }
+            if busy {
+                let _ = self.wake.wait_timeout(queue, PACE);
+            } else {
+                drop(self.wake.wait(queue));
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        guard(&self.inner.queue).stop = true;
+        self.inner.wake.notify_all();
+        if let Some(thread) = guard(&self.thread).take() {
+            // The last reference may be dropped by a task, on the control thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

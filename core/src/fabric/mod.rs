@@ -1,0 +1,308 @@
+//! The fabric: one epoch, one slot table, one control thread, and everything registered with them.
+
+mod builder;
+mod control;
+mod quarantine;
+mod snapshot;
+
+pub use builder::FabricBuilder;
+pub(crate) use control::{Control, Job};
+pub(crate) use quarantine::Quarantined;
+pub use snapshot::{ChannelState, Snapshot};
+
+use crate::channel::{Channel, ChannelConfig, Core, Erased, Reach, Seat, owner};
+use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation};
+use crate::engine::{AddressSpace, Engine, Target};
+use crate::epoch::{Epoch, Line};
+use crate::memory::Backing;
+use crate::region::table::{Place, Table, word};
+use crate::region::{Access, Class, Hold, Inner, Mapping, Region, RegionError};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::tag::{RegionTag, Shared as SharedTag};
+use crate::{Cause, Deadline};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+use std::thread::ThreadId;
+
+/// An address space of devices (one IOAS). Zero is the process itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DomainId(pub u16);
+
+/// Names a polling thread, for stall reports and for telling a thread's own sections from others'.
+#[derive(Debug)]
+pub struct Poller {
+    name: String,
+    thread: ThreadId,
+}
+
+impl Poller {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
+    }
+}
+
+/// Everything that regions, channels and revokers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) epoch: Epoch,
+    pub(crate) table: Table,
+    pub(crate) control: Control,
+    channels: Mutex<Vec<Arc<dyn Erased>>>,
+    quarantine: Mutex<Vec<Quarantined>>,
+    ids: AtomicU64,
+    domains: AtomicU64,
+    max_channels: usize,
+}
+
+impl Shared {
+    pub(crate) fn next_channel_id(&self) -> u32 {
+        self.ids.fetch_add(1, Ordering::Relaxed) as u32
+    }
+
+    pub(crate) fn enlist(&self, channel: Arc<dyn Erased>) {
+        lock(&self.channels).push(channel);
+    }
+
+    pub(crate) fn delist(&self, channel: &Arc<dyn Erased>) {
+        lock(&self.channels).retain(|c| !Arc::ptr_eq(c, channel));
+    }
+
+    /// All channels, live, closing and orphaned.
+    pub(crate) fn channels(&self) -> Vec<Arc<dyn Erased>> {
+        lock(&self.channels).clone()
+    }
+
+    /// The lines a grace period waits for.
+    pub(crate) fn lines(&self) -> Vec<Arc<CachePadded<Line>>> {
+        lock(&self.channels).iter().map(|c| c.line().clone()).collect()
+    }
+
+    pub(crate) fn channel_of(&self, line: &Arc<CachePadded<Line>>) -> Option<Arc<dyn Erased>> {
+        lock(&self.channels).iter().find(|c| Arc::ptr_eq(c.line(), line)).cloned()
+    }
+
+    /// A window by its slot, if it is live.
+    pub(crate) fn window(&self, region: u32, space: AddressSpace) -> Option<Target> {
+        let slot = self.table.slot(region)?;
+        let seen = slot.word.load(Ordering::Acquire);
+        let live = seen & word::LIVE != 0 && seen & word::WINDOWS != 0 && space == AddressSpace::Device;
+        live.then(|| Target {
+            address: slot.device.load(Ordering::Relaxed),
+            len: slot.len.load(Ordering::Relaxed),
+            region,
+            window: true,
+        })
+    }
+
+    /// The owner dropped a channel.
+    pub(crate) fn orphan<E: Engine>(self: &Arc<Self>, core: &Arc<Core<E>>) {
+        let channel: Arc<dyn Erased> = core.clone();
+        let word = &channel.line().owner;
+        loop {
+            let now = word.load(Ordering::Acquire);
+            let next = match now {
+                owner::MINE | owner::CLOSING => owner::ORPHANED,
+                // Its revoker will find out when it gives it back.
+                owner::TAKEN => owner::ABANDONED,
+                _ => return self.delist(&channel),
+            };
+            if word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            if next == owner::ORPHANED {
+                let by = Deadline { cancel: std::time::Duration::ZERO, ..Deadline::default() };
+                let own = vec![channel];
+                Revocation::begin_all(self, &[], own, None, None, Cause::Dropped, by).detach();
+            }
+            return;
+        }
+    }
+
+    pub(crate) fn quarantine(&self, held: Quarantined) {
+        tracing::warn!(what = held.what(), "quarantined");
+        lock(&self.quarantine).push(held);
+    }
+
+    fn register<T: RegionTag>(self: &Arc<Self>, place: Place, hold: Hold) -> Result<Region<T>, RegionError> {
+        if T::PRIVATE != (place.class == Class::PrivateWindow) {
+            return Err(RegionError::Tag { class: place.class });
+        }
+        let gate = hold.exporter.clone();
+        let make = || {
+            let Some((index, bits)) = self.table.publish(place) else { return (None, None) };
+            let inner = Arc::new(Inner {
+                fabric: self.clone(),
+                index,
+                bits,
+                len: place.len,
+                class: place.class,
+                hold,
+                revocation: Mutex::new(None),
+            });
+            let weak = Arc::downgrade(&inner);
+            (Some(inner), Some(weak))
+        };
+        let made = match gate {
+            Some(gate) => gate.admit(make).map_err(|GateClosed { why }| RegionError::GateClosed { why })?,
+            None => make().0,
+        };
+        made.map(Region::new).ok_or(RegionError::Slots { slots: self.table.capacity() })
+    }
+}
+
+/// The fabric. Cheap to clone; all clones are one fabric.
+#[derive(Debug, Clone)]
+pub struct Fabric {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Fabric {
+    /// How to set one up; every setting has a default.
+    pub fn builder() -> FabricBuilder {
+        FabricBuilder::default()
+    }
+
+    /// Names the calling thread as a poller. The channels made with it report under this name.
+    pub fn poller(&self, name: &str) -> Arc<Poller> {
+        Arc::new(Poller { name: name.to_owned(), thread: std::thread::current().id() })
+    }
+
+    /// Registers host memory that no device reaches (for engines of the process: copies, files). No syscall.
+    ///
+    /// # Errors
+    /// [`RegionError::Slots`].
+    pub fn register(&self, from: Backing, access: Access) -> Result<Region<SharedTag>, RegionError> {
+        self.shared.register(from.place(access), Hold::host(&from))
+    }
+
+    /// Registers a mapping that a device layer made in `domain`: host memory (`backing`), or a window into the
+    /// device behind `exporter`. The region unmaps it when it is revoked.
+    ///
+    /// # Errors
+    /// [`RegionError::Slots`], [`RegionError::GateClosed`], [`RegionError::Tag`]: `mapping` is not unmapped then.
+    pub fn adopt<T: RegionTag>(
+        &self,
+        domain: DomainId,
+        class: Class,
+        access: Access,
+        mapping: Arc<dyn Mapping>,
+        backing: Option<Backing>,
+        exporter: Option<&Gate>,
+    ) -> Result<Region<T>, RegionError> {
+        let extent = mapping.extent();
+        let place = Place {
+            class,
+            domain: domain.0,
+            readable: access.readable(),
+            writable: access.writable(),
+            device: extent.device,
+            cpu: extent.cpu.map_or(0, |p| p.as_ptr() as u64),
+            len: extent.len,
+        };
+        let (memory, memory_offset) = backing.map_or((None, 0), |b| (Some(b.memory.clone()), b.range.start));
+        let hold = Hold { memory, memory_offset, mapping: Some(mapping), exporter: exporter.cloned() };
+        self.shared.register(place, hold)
+    }
+
+    /// A channel of an engine that is no device's (copies, files): it reaches host memory of all domains.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub fn channel<E: Engine>(
+        &self,
+        on: &Arc<Poller>,
+        engine: E,
+        cfg: ChannelConfig,
+    ) -> Result<Channel<E>, ChannelError> {
+        self.place_channel(on, engine, cfg, Seat { domain: DomainId(0), reach: Reach::Process, gate: None })
+    }
+
+    /// A channel of a device, in the seat that its device layer gives it. For device layers: who calls it vouches
+    /// that the device's requests have that domain and trust.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; the engine is dropped then.
+    pub fn place_channel<E: Engine>(
+        &self,
+        on: &Arc<Poller>,
+        engine: E,
+        cfg: ChannelConfig,
+        seat: Seat,
+    ) -> Result<Channel<E>, ChannelError> {
+        if lock(&self.shared.channels).len() >= self.shared.max_channels {
+            return Err(ChannelError::Channels { channels: self.shared.max_channels });
+        }
+        let gate = seat.gate.clone();
+        let make = || (Channel::new(&self.shared, on, engine, &cfg, seat), None);
+        match gate {
+            Some(gate) => gate.admit(make).map_err(|GateClosed { why }| ChannelError::GateClosed { why }),
+            None => Ok(make().0),
+        }
+    }
+
+    /// A gate for a device. `initiator` is its hard stop, if it does DMA.
+    pub fn gate(&self, name: &str, initiator: Option<Arc<dyn Initiator>>) -> Gate {
+        let id = DeviceId(self.shared.ids.fetch_add(1, Ordering::Relaxed) as u32);
+        Gate::new(&self.shared, id, name, initiator)
+    }
+
+    /// A new domain's id. `None` after 4095 of them.
+    pub fn domain(&self) -> Option<DomainId> {
+        let id = self.shared.domains.fetch_add(1, Ordering::Relaxed);
+        (id <= word::DOMAIN >> word::DOMAIN_SHIFT).then_some(DomainId(id as u16))
+    }
+
+    /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`].
+    pub fn revoke(&self, batch: &[Revocable<'_>], why: Cause, by: Deadline) -> Revocation {
+        let regions: Vec<Arc<Inner>> =
+            batch.iter().map(|r| r.0).filter(|i| Arc::ptr_eq(&i.fabric, &self.shared)).cloned().collect();
+        Revocation::begin(&self.shared, &regions, why, by)
+    }
+
+    /// Runs control work in the calling thread: all of it if the fabric is manual, none is left to do otherwise.
+    /// True if something is left. May sleep in system calls.
+    pub fn turn(&self) -> bool {
+        self.shared.control.is_manual() && self.shared.control.turn()
+    }
+
+    /// Frees what is in quarantine for this device, now that it was proved stopped (reset, or closed).
+    pub fn release(&self, gate: &Gate) -> usize {
+        let mut held = lock(&self.shared.quarantine);
+        let before = held.len();
+        held.retain(|q| !(q.is_of(gate) && q.is_stopped()));
+        before - held.len()
+    }
+
+    /// A picture of the whole fabric. Takes locks and walks rings; pollers are not disturbed.
+    pub fn inspect(&self) -> Snapshot {
+        let held = lock(&self.shared.quarantine).iter().map(|q| q.what().to_owned()).collect();
+        Snapshot::new(&self.shared, held)
+    }
+}
+
+/// A region of any tag, for batches: see [`Region::revocable`].
+#[derive(Debug, Clone, Copy)]
+pub struct Revocable<'a>(pub(crate) &'a Arc<Inner>);
+
+/// A channel could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The device's gate is closed.
+    #[error("the device's gate is closed ({why:?})")]
+    GateClosed {
+        /// Why.
+        why: Cause,
+    },
+    /// The fabric has as many as it was built for.
+    #[error("all {channels} channels are in use")]
+    Channels {
+        /// How many.
+        channels: usize,
+    },
+}
