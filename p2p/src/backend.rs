@@ -35,6 +35,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`BackendError`] with errno.
     fn space(&self) -> Result<Self::Space, BackendError>;
+
+    /// Bus addresses that bridges and BARs of this machine decode: a switch may claim an IOVA among them instead
+    /// of handing it to the IOMMU, so a domain keeps its IOVAs out of all of them. None where no switch can.
+    ///
+    /// # Errors
+    /// errno of reading sysfs.
+    fn windows(&self) -> Result<Vec<RangeInclusive<u64>>, BackendError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One open PCI function. Dropping it closes it (vfio: revokes its exports for ever, resets it).
@@ -106,13 +115,27 @@ pub trait Space: Send + Sync + 'static {
     ///
     /// # Errors
     /// errno; [`BackendError::Occupied`] when the IOVA is taken (EEXIST).
-    fn map_memory(&self, iova: u64, memfd: BorrowedFd<'_>, offset: u64, len: u64, access: Rights) -> Result<(), BackendError>;
+    fn map_memory(
+        &self,
+        iova: u64,
+        memfd: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        access: Rights,
+    ) -> Result<(), BackendError>;
     /// Imports an exported window at `iova`. `trust` says which table of a model it enters; the vfio backend
     /// knows only the IOAS.
     ///
     /// # Errors
     /// [`BackendError::Revoked`] while the exporter has it revoked (ENODEV), [`BackendError::Occupied`], errno.
-    fn map_dmabuf(&self, iova: u64, dmabuf: &Self::DmaBuf, len: u64, access: Rights, trust: Trust) -> Result<(), BackendError>;
+    fn map_dmabuf(
+        &self,
+        iova: u64,
+        dmabuf: &Self::DmaBuf,
+        len: u64,
+        access: Rights,
+        trust: Trust,
+    ) -> Result<(), BackendError>;
     /// Unmaps whole mappings in `[iova, iova + len)`; returns the bytes unmapped. Synchronous: translations are
     /// flushed from the IOMMU when it returns. A revoked (dead) mapping unmaps normally.
     ///
@@ -190,7 +213,7 @@ pub enum Notice {
 #[non_exhaustive]
 pub enum BackendError {
     /// A system call failed.
-    #[error("{op}: errno {errno}")]
+    #[error("{op}: {}", std::io::Error::from_raw_os_error(*.errno))]
     Os {
         /// The call, with its object: `open /dev/iommu`, `IOMMU_IOAS_MAP_FILE`.
         op: &'static str,
@@ -204,6 +227,17 @@ pub enum BackendError {
         at: PciAddress,
         /// What is missing and what to do about it.
         what: DeviceProblem,
+    },
+    /// Another owner holds the function or another one of its IOMMU group. An IOMMU keeps groups apart, not
+    /// functions, so all of a group belong to one owner.
+    #[error("{at}: IOMMU group {group} is held by another owner; its members: {}", list(.members))]
+    GroupBusy {
+        /// The function that was asked for.
+        at: PciAddress,
+        /// The group's number in /sys/kernel/iommu_groups.
+        group: u32,
+        /// All functions of the group, with their drivers.
+        members: Vec<Member>,
     },
     /// No such memory BAR.
     #[error("no memory BAR {bar}")]
@@ -245,7 +279,21 @@ pub enum DeviceProblem {
     /// In no IOMMU group: its DMA cannot be contained.
     #[error("no IOMMU group: boot with the IOMMU on (intel_iommu=on or amd_iommu=on)")]
     NoIommu,
-    /// Another owner holds the group.
-    #[error("its IOMMU group is held by another owner")]
-    GroupBusy,
+    /// Its device node may not be opened.
+    #[error("no permission to open its node in /dev/vfio/devices (read and write are needed)")]
+    NoPermission,
+}
+
+/// A function of an IOMMU group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Where it is.
+    pub at: PciAddress,
+    /// The driver that has it, if any.
+    pub driver: Option<String>,
+}
+
+fn list(members: &[Member]) -> String {
+    let name = |m: &Member| format!("{} ({})", m.at, m.driver.as_deref().unwrap_or("no driver"));
+    members.iter().map(name).collect::<Vec<_>>().join(", ")
 }
