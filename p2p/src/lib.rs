@@ -1,3 +1,5 @@
 //! The fabric between devices.
 pub mod backend;
 pub mod pci;
+#[cfg(test)]
+mod testing;

@@ -1,5 +1,12 @@
 //! PCI: addresses, config space, capabilities, sysfs.
 
+pub mod config;
+pub mod sysfs;
+mod write;
+
+pub use config::Caps;
+pub use write::classify_write;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -76,7 +83,16 @@ mod tests {
         assert_eq!(a.to_string(), "0000:1f:03.7");
         assert_eq!("1f:03.7".parse(), Ok(a));
         assert_eq!(a.requester_id(), 0x1f1f);
-        for bad in ["", "0000:1f:03", "0000:1f:20.0", "0000:1f:03.8", "x:1f:03.0", "0000:001f:03.0", "+000:1f:03.0", "1:0000:1f:03.0"] {
+        for bad in [
+            "",
+            "0000:1f:03",
+            "0000:1f:20.0",
+            "0000:1f:03.8",
+            "x:1f:03.0",
+            "0000:001f:03.0",
+            "+000:1f:03.0",
+            "1:0000:1f:03.0",
+        ] {
             assert!(bad.parse::<PciAddress>().is_err(), "{bad}");
         }
     }
