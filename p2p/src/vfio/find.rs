@@ -1,0 +1,119 @@
+//! From a PCI address to its VFIO node, and to the other functions of its IOMMU group.
+
+use crate::backend::{BackendError, DeviceProblem, Member, ResetMethod};
+use crate::pci::{PciAddress, sysfs};
+use crate::sys::Errno;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// Where sysfs and /dev are.
+#[derive(Debug)]
+pub(super) struct Roots {
+    pub(super) sysfs: PathBuf,
+    dev: PathBuf,
+}
+
+impl Roots {
+    pub(super) fn new(sysfs: &Path, dev: &Path) -> Roots {
+        Roots { sysfs: sysfs.to_owned(), dev: dev.to_owned() }
+    }
+
+    /// Opens the function's cdev, close-on-exec. Claims nothing yet.
+    pub(super) fn open(&self, at: PciAddress) -> Result<File, BackendError> {
+        let node = self.dev.join("vfio/devices").join(self.node(at)?);
+        OpenOptions::new().read(true).write(true).open(node).map_err(|error| opening(at, error.into()))
+    }
+
+    /// The name of its cdev: `/sys/bus/pci/devices/<at>/vfio-dev/vfioN`.
+    fn node(&self, at: PciAddress) -> Result<String, BackendError> {
+        let device = |what| BackendError::Device { at, what };
+        let directory = sysfs::directory(&self.sysfs, at);
+        if !directory.is_dir() {
+            return Err(device(DeviceProblem::Missing));
+        }
+        if !directory.join("iommu_group").exists() {
+            return Err(device(DeviceProblem::NoIommu));
+        }
+        let names = fs::read_dir(directory.join("vfio-dev")).into_iter().flatten().flatten();
+        let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        if names.iter().any(|name| name.starts_with("noiommu-")) {
+            return Err(device(DeviceProblem::NoIommu));
+        }
+        let node = names.into_iter().find(|name| name.starts_with("vfio"));
+        node.ok_or(device(DeviceProblem::NotVfio))
+    }
+
+    /// Number and members of its IOMMU group.
+    pub(super) fn group(&self, at: PciAddress) -> Result<(u32, Vec<Member>), BackendError> {
+        let directory = sysfs::directory(&self.sysfs, at);
+        if !directory.is_dir() {
+            return Err(BackendError::Device { at, what: DeviceProblem::Missing });
+        }
+        let group = directory.join("iommu_group");
+        let number = name_of_target(&group).and_then(|name| name.parse().ok());
+        let number = number.ok_or(BackendError::Device { at, what: DeviceProblem::NoIommu })?;
+        let names = fs::read_dir(group.join("devices")).into_iter().flatten().flatten();
+        let mut members: Vec<Member> = names
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .map(|at| Member {
+                at,
+                driver: name_of_target(&sysfs::directory(&self.sysfs, at).join("driver")),
+            })
+            .collect();
+        members.sort_by_key(|member| member.at);
+        Ok((number, members))
+    }
+
+    /// The words of its `reset_method`, as methods; empty where the file is missing, as it is without any.
+    pub(super) fn reset_methods(&self, at: PciAddress) -> Vec<ResetMethod> {
+        let file = sysfs::directory(&self.sysfs, at).join("reset_method");
+        let words = fs::read_to_string(file).unwrap_or_default();
+        words.split_ascii_whitespace().map(method).collect()
+    }
+}
+
+/// The kernel's words: `pci_reset_fn_methods` in drivers/pci/pci.c.
+fn method(word: &str) -> ResetMethod {
+    match word {
+        "flr" | "af_flr" => ResetMethod::Flr,
+        "pm" => ResetMethod::Pm,
+        "bus" | "cxl_bus" => ResetMethod::Bus,
+        _ => ResetMethod::Other,
+    }
+}
+
+/// Why the node could not be opened.
+pub(super) fn opening(at: PciAddress, errno: Errno) -> BackendError {
+    match errno.0 {
+        libc::EACCES | libc::EPERM => BackendError::Device { at, what: DeviceProblem::NoPermission },
+        _ => errno.of("open /dev/vfio/devices/vfioN"),
+    }
+}
+
+/// The last part of what a link points to.
+fn name_of_target(link: &Path) -> Option<String> {
+    Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    #[test]
+    fn reset_methods_keep_the_kernels_order() {
+        let root = scratch("reset");
+        let roots = Roots::new(root.path(), root.path());
+        let at = "0000:01:00.0".parse().unwrap();
+        assert_eq!(roots.reset_methods(at), []);
+        for (words, methods) in [
+            ("flr bus\n", vec![ResetMethod::Flr, ResetMethod::Bus]),
+            ("af_flr pm cxl_bus\n", vec![ResetMethod::Flr, ResetMethod::Pm, ResetMethod::Bus]),
+            ("device_specific acpi\n", vec![ResetMethod::Other, ResetMethod::Other]),
+            ("\n", vec![]),
+        ] {
+            root.write("bus/pci/devices/0000:01:00.0/reset_method", words);
+            assert_eq!(roots.reset_methods(at), methods, "{words}");
+        }
+    }
+}
