@@ -1,0 +1,103 @@
+//! Little-endian fields at places that the compiler has checked, and a writer that cannot overrun.
+
+use super::{HEADER_SIZE, Head, WireError};
+
+/// The `K` bytes at offset `AT` of an `N`-byte message, where they lie. Out of bounds does not compile.
+#[inline]
+pub(super) fn array_at<const AT: usize, const K: usize, const N: usize>(message: &[u8; N]) -> &[u8; K] {
+    const { assert!(AT <= N && K <= N - AT, "the field lies outside the message") };
+    // The assertion above makes the default unreachable.
+    message.get(AT..).and_then(|tail| tail.first_chunk::<K>()).unwrap_or(&[0; K])
+}
+
+/// The `K` bytes at offset `AT` of an `N`-byte message. Out of bounds does not compile.
+#[inline]
+pub(super) fn bytes_at<const AT: usize, const K: usize, const N: usize>(message: &[u8; N]) -> [u8; K] {
+    *array_at::<AT, K, N>(message)
+}
+
+/// The byte at offset `AT`.
+#[inline]
+pub(super) fn u8_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u8 {
+    u8::from_le_bytes(bytes_at::<AT, 1, N>(message))
+}
+
+/// The 16-bit field at offset `AT`.
+#[inline]
+pub(super) fn u16_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u16 {
+    u16::from_le_bytes(bytes_at::<AT, 2, N>(message))
+}
+
+/// The 32-bit field at offset `AT`.
+#[inline]
+pub(super) fn u32_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u32 {
+    u32::from_le_bytes(bytes_at::<AT, 4, N>(message))
+}
+
+/// The 64-bit field at offset `AT`.
+#[inline]
+pub(super) fn u64_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u64 {
+    u64::from_le_bytes(bytes_at::<AT, 8, N>(message))
+}
+
+/// A whole message of the type `code` and of exactly `N` bytes.
+#[inline]
+pub(super) fn exact<const N: usize>(message: &[u8], code: u8) -> Result<&[u8; N], WireError> {
+    typed(message, code)?;
+    message.try_into().map_err(|_| WireError::Length { code, expected: N, got: message.len() })
+}
+
+/// A message of the type `code` with a fixed part of `N` bytes, and what follows that part.
+#[inline]
+pub(super) fn prefix<const N: usize>(message: &[u8], code: u8) -> Result<(&[u8; N], &[u8]), WireError> {
+    typed(message, code)?;
+    message.split_first_chunk::<N>().ok_or(WireError::Length { code, expected: N, got: message.len() })
+}
+
+#[inline]
+fn typed(message: &[u8], code: u8) -> Result<(), WireError> {
+    if message.len() < HEADER_SIZE {
+        return Err(WireError::Short { got: message.len() });
+    }
+    match message.get(1) {
+        Some(&got) if got == code => Ok(()),
+        got => Err(WireError::Type { expected: code, got: got.copied().unwrap_or(0) }),
+    }
+}
+
+/// Fills a buffer field by field. The whole length is checked at the start, so a put cannot fail.
+pub(super) struct Writer<'o> {
+    rest: &'o mut [u8],
+    size: usize,
+}
+
+impl<'o> Writer<'o> {
+    /// Takes the first `size` bytes of `out`, zeroes them and writes the header.
+    pub(super) fn begin(out: &'o mut [u8], size: usize, code: u8, head: Head) -> Result<Self, WireError> {
+        let have = out.len();
+        let rest = out.get_mut(..size).ok_or(WireError::Room { need: size, have })?;
+        rest.fill(0);
+        let mut writer = Writer { rest, size };
+        writer.put(&[head.version.0, code, 0, 0]);
+        writer.put(&head.interface.function.to_bits().to_le_bytes());
+        writer.put(&[0; 8]);
+        Ok(writer)
+    }
+
+    /// Writes the next bytes; what would lie past the size given to [`begin`](Self::begin) is dropped.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        let rest = core::mem::take(&mut self.rest);
+        let at = bytes.len().min(rest.len());
+        if let Some((head, tail)) = rest.split_at_mut_checked(at) {
+            for (to, from) in head.iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            self.rest = tail;
+        }
+    }
+
+    /// The number of bytes of the whole message.
+    pub(super) fn finish(self) -> usize {
+        self.size
+    }
+}
