@@ -13,4 +13,5 @@
     )
 )]
 
+pub mod report;
 pub mod wire;

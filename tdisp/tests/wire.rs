@@ -325,3 +325,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_peers_report_is_parsed_and_written_again() {
+    use tidegate_tdisp::report::{InterfaceInfo, InterfaceReport, RangeFlags, ReportView};
+    let bytes = common::reassembled_report();
+    let view = ReportView::new(&bytes).unwrap();
+    assert_eq!(view.info(), InterfaceInfo::NO_FW_UPDATE | InterfaceInfo::DMA_WITHOUT_PASID);
+    assert_eq!(view.ranges().len(), 4);
+    assert_eq!(view.device_info(), b"tdisp_dev_emu\0\0\0");
+    let report = InterfaceReport::parse(&bytes, LockFlags::LOCK_MSIX).unwrap();
+    let at = |index: usize| {
+        let range = report.ranges[index];
+        (range.first_page, range.pages, range.flags, range.id)
+    };
+    assert_eq!(at(0), (0, 1, RangeFlags::NON_TEE, 1));
+    assert_eq!(at(1), (0x8000, 4, RangeFlags::UPDATABLE, 2));
+    assert_eq!(at(3), (0x20000, 8, RangeFlags::UPDATABLE, 4));
+    assert_eq!(report.emit(), Ok(bytes));
+}
