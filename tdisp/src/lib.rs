@@ -14,4 +14,6 @@
 )]
 
 pub mod report;
+pub mod responder;
+pub mod state;
 pub mod wire;

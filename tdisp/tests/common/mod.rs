@@ -1,6 +1,8 @@
 //! What several tests share: hex, and the vector file.
 #![allow(dead_code)]
 
+pub(crate) mod device;
+
 /// The vectors of an independent responder; the file says where they are from.
 pub(crate) const VECTORS: &str = include_str!("../vectors/tdisp_vectors.txt");
 

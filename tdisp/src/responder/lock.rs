@@ -1,0 +1,79 @@
+//! LOCK_INTERFACE: every check first, then the report, then the nonce, then the state.
+
+use zeroize::Zeroize;
+
+use super::tdi::Lock;
+use super::{Device, Effect, Entropy, Ide, LockRefusal, Refusal, Responder, put};
+use crate::report::{InterfaceReport, PAGE_SIZE, RangeFlags};
+use crate::state::event::SessionId;
+use crate::wire::{
+    ErrorCode, FunctionId, Head, LockFlags, LockRequest, LockResponse, NONCE_SIZE, Nonce, Response,
+};
+
+impl<D: Device, E: Entropy> Responder<D, E> {
+    pub(super) fn lock(
+        &mut self,
+        session: SessionId,
+        head: Head,
+        request: &LockRequest,
+        response: &mut Vec<u8>,
+    ) -> Result<Effect, Refusal> {
+        let function = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?.function;
+        // Reserved bits are ignored; a flag that means something and cannot be honoured is refused.
+        let flags = LockFlags::from_bits_truncate(request.flags.bits());
+        let request = LockRequest { flags, ..*request };
+        if !self.settings.lock_flags.contains(flags) {
+            return Err(ErrorCode::InvalidRequest.into());
+        }
+        let bound = match self.device.ide(function) {
+            Ide::NotRequired => true,
+            Ide::Unkeyed => false,
+            Ide::Keyed { stream, session: keyed_by } => stream == request.stream && keyed_by == session,
+        };
+        if !bound {
+            return Err(ErrorCode::InvalidRequest.into());
+        }
+        self.device.check_lock(function, &request).map_err(|refusal| match refusal {
+            LockRefusal::Request => ErrorCode::InvalidRequest,
+            LockRefusal::Configuration => ErrorCode::InvalidDeviceConfiguration,
+            LockRefusal::Busy => ErrorCode::Busy,
+        })?;
+        let report = self.frozen_report(function, &request)?;
+        let mut bytes = [0; NONCE_SIZE];
+        let filled = self.entropy.fill(&mut bytes);
+        let nonce = Nonce::new(bytes);
+        bytes.zeroize();
+        filled.map_err(|_| ErrorCode::InsufficientEntropy)?;
+        let lock = Lock { request, session, report, nonce: Some(nonce.clone()) };
+        let effect = self.tdi_mut(head.interface)?.take_lock(lock).ok_or(ErrorCode::InvalidInterfaceState)?;
+        put(response, head, &Response::Lock(LockResponse { nonce: nonce.borrow() }));
+        Ok(effect)
+    }
+
+    /// The bytes of the report for as long as the lock lasts.
+    fn frozen_report(&self, function: FunctionId, lock: &LockRequest) -> Result<Vec<u8>, ErrorCode> {
+        let mut report = self.device.describe(function, lock.flags);
+        if !lock.flags.contains(LockFlags::LOCK_MSIX) {
+            report
+                .ranges
+                .retain(|range| !range.flags.intersects(RangeFlags::MSIX_TABLE | RangeFlags::MSIX_PBA));
+            (report.msix_control, report.tph_control) = (0, 0);
+        }
+        report.check(lock.flags).map_err(|_| ErrorCode::InvalidDeviceConfiguration)?;
+        add_offset(&mut report, lock.reporting_offset).ok_or(ErrorCode::InvalidRequest)?;
+        report.emit().map_err(|_| ErrorCode::InvalidDeviceConfiguration)
+    }
+}
+
+/// Adds the offset to the address of every range; `None` where one would leave the 64-bit address space.
+fn add_offset(report: &mut InterfaceReport, offset: i64) -> Option<()> {
+    for range in &mut report.ranges {
+        let pages = range.page_span()?;
+        let address = pages.start.checked_mul(PAGE_SIZE)?.checked_add_signed(offset)?;
+        // The address of the last page must exist as well.
+        let last = pages.end.checked_sub(1)?.checked_mul(PAGE_SIZE)?.checked_add_signed(offset)?;
+        last.checked_add(PAGE_SIZE.checked_sub(1)?)?;
+        range.first_page = address.checked_div(PAGE_SIZE)?;
+    }
+    Some(())
+}

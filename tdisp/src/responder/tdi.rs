@@ -1,0 +1,87 @@
+//! One TDI: its state, and what its lock holds.
+
+use super::Effect;
+use crate::state::event::{SessionId, When};
+use crate::state::{self, State, Trigger};
+use crate::wire::{FunctionId, LockFlags, LockRequest, Nonce, NonceRef};
+
+/// One TDI.
+///
+/// # Invariants
+/// 1. `lock` is `Some` in every state but CONFIG_UNLOCKED.
+/// 2. `lock.nonce` is `Some` in CONFIG_LOCKED only.
+#[derive(Debug)]
+pub(super) struct Tdi {
+    pub(super) function: FunctionId,
+    pub(super) physical: Option<FunctionId>,
+    state: State,
+    lock: Option<Lock>,
+}
+
+/// What a LOCK left behind.
+#[derive(Debug)]
+pub(super) struct Lock {
+    pub(super) request: LockRequest,
+    pub(super) session: SessionId,
+    /// The report as it was at the moment of the lock.
+    pub(super) report: Vec<u8>,
+    pub(super) nonce: Option<Nonce>,
+}
+
+impl Tdi {
+    pub(super) fn new(function: FunctionId, physical: Option<FunctionId>) -> Self {
+        Tdi { function, physical, state: State::ConfigUnlocked, lock: None }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn lock(&self) -> Option<&Lock> {
+        self.lock.as_ref()
+    }
+
+    /// Takes the lock; `None`, and nothing changed, where the state forbids it.
+    pub(super) fn take_lock(&mut self, lock: Lock) -> Option<Effect> {
+        let effect = self.advance(Trigger::Lock)?;
+        self.lock = Some(lock);
+        Some(effect)
+    }
+
+    /// Moves by the table. `None` where the trigger leads nowhere or to the same state.
+    pub(super) fn advance(&mut self, trigger: Trigger) -> Option<Effect> {
+        let from = self.state;
+        let to = state::next(from, trigger)?;
+        // INVARIANT 2: the nonce goes before the state does.
+        if let Some(lock) = &mut self.lock {
+            lock.nonce = None;
+        }
+        if to == State::ConfigUnlocked {
+            self.lock = None;
+        }
+        self.state = to;
+        (from != to).then_some(Effect::StateChanged { function: self.function, from, to })
+    }
+
+    /// Whether it is the nonce of the lock; compared in constant time.
+    pub(super) fn nonce_is(&self, nonce: NonceRef<'_>) -> bool {
+        let own = self.lock.as_ref().and_then(|lock| lock.nonce.as_ref());
+        own.is_some_and(|own| own.borrow() == nonce)
+    }
+
+    pub(super) fn bound_to(&self, stream: u8) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.request.stream == stream)
+    }
+
+    pub(super) fn locked_by(&self, session: SessionId) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.session == session)
+    }
+
+    pub(super) fn meets(&self, when: When) -> bool {
+        let flags = self.lock.as_ref().map(|lock| lock.request.flags);
+        match when {
+            When::Always => true,
+            When::MsixLocked => flags.is_some_and(|flags| flags.contains(LockFlags::LOCK_MSIX)),
+        }
+    }
+}
