@@ -92,19 +92,19 @@ function_events! {
     /// The VF Resizable BAR capability was written: it moves the BARs of every virtual function.
     VfResizableBarWritten: FunctionAndVirtual, Always;
     /// The ARI capability was written.
-    AriWritten: Function, Always;
-    /// The PASID capability was written.
-    PasidWritten: Function, Always;
-    /// The Page Request capability was written.
-    PageRequestWritten: Function, Always;
+    AriWritten: FunctionAndVirtual, Always;
+    /// The PASID capability was written; virtual functions use the one of their physical function.
+    PasidWritten: FunctionAndVirtual, Always;
+    /// The Page Request capability was written; virtual functions use the one of their physical function.
+    PageRequestWritten: FunctionAndVirtual, Always;
     /// The SR-IOV capability was written.
     SriovWritten: FunctionAndVirtual, Always;
     /// The Multicast capability was written.
     MulticastWritten: Function, Always;
     /// Device Control 1, 2 or 3: extended, 10-bit or 14-bit tags, phantom functions, no-snoop changed.
-    DeviceControlChanged: Function, Always;
+    DeviceControlChanged: FunctionAndVirtual, Always;
     /// A power transition that loses state.
-    PowerStateLost: Function, Always;
+    PowerStateLost: FunctionAndVirtual, Always;
     /// The MSI-X capability was written.
     MsixWritten: Function, MsixLocked;
     /// The requester id (the bus number) changed.
