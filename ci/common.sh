@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# What ci/vm and ci/fresh share: messages, packages, the cache, and a private apt that leaves the machine's own lists alone.
+# Messages go to stderr, always: stdout belongs to the command that somebody asked for.
+
+say() { printf '%s: %s\n' "${tool:-ci}" "$*" >&2; }
+die() {
+    say "$*"
+    exit 2
+}
+
+# Outside the work tree, so that a fresh clone, CI and a cleaned target directory find the kernel again.
+cache_dir() { printf '%s' "${TIDEGATE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/tidegate}"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root and there is no sudo; run as root: $*"
+    fi
+}
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# need_packages NAME...: installs those that are missing; no network and no root when none is.
+need_packages() {
+    local name missing=()
+    for name in "$@"; do installed "$name" || missing+=("$name"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "please install: ${missing[*]} (no apt-get here to do it)"
+    say "installing ${missing[*]}"
+    local get=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
+    # The lists may be absent (a bare machine) or old (a 404): refresh them only when the first try fails.
+    as_root "${get[@]}" install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 && return 0
+    as_root "${get[@]}" update >&2 || die "apt-get update failed: look at the network and at the machine's apt sources"
+    as_root "${get[@]}" install --no-install-recommends "${missing[@]}" >&2 || die "could not install: ${missing[*]}"
+}
+
+os_codename() (
+    . /etc/os-release
+    printf '%s' "${VERSION_CODENAME:-}"
+)
+
+# The address of the Debian archive that this machine is configured with, whichever file format says so.
+archive_uri() {
+    local uri codename
+    codename=$(os_codename)
+    # shellcheck disable=SC2016  # $(..) here is apt's own syntax
+    uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
+        awk -v name="$codename" '$2 == name || $2 ~ /^(old)*stable$/ { print $1; exit }')
+    [ -n "$uri" ] || die "no apt source for the suite '$codename' is configured on this machine, so the archive's address is unknown"
+    printf '%s' "$uri"
+}
+
+# private_apt DIR SUITE...: prepares an apt of its own under DIR that knows exactly those suites of the machine's archive.
+# apt_in DIR get|cache ARGUMENTS...: uses it. The machine's sources, lists and archives are neither read nor written.
+private_apt() {
+    local dir=$1 suite uri
+    shift
+    uri=$(archive_uri)
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    for suite in "$@"; do
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$uri" "$suite"
+    done >"$dir/sources.list"
+    apt_in "$dir" get update >"$dir/update.log" 2>&1 ||
+        die "cannot read $* from the configured archive: see $dir/update.log (a key that is missing there: upgrade debian-archive-keyring)"
+}
+apt_in() {
+    local dir=$1 kind=$2
+    shift 2
+    # The sandbox user could not enter a cache below a private home; locking would touch the machine's dpkg directory.
+    "apt-$kind" -q -o APT::Get::Assume-Yes=true -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+        -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" -o Dir::Cache::archives="$dir/cache/archives" \
+        -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 "$@"
+}
+
+# fetch_unpacked DIR TO PACKAGE: downloads one package by the apt under DIR and unpacks it into TO.
+fetch_unpacked() {
+    local dir=$1 to=$2 package=$3
+    mkdir -p "$dir/deb" "$to"
+    rm -f "$dir/deb/"*.deb
+    (cd "$dir/deb" && apt_in "$dir" get download "$package") >&2 || die "could not download $package"
+    dpkg-deb -x "$dir/deb/"*.deb "$to"
+}

@@ -1,0 +1,213 @@
+# shellcheck shell=bash disable=SC2154  # vm_d is ci/vm's, qemu is build.sh's
+# ci/vm run and shell: one boot of the guest, one command, its output and exit code.
+
+# The emulated machine's devices, each behind a root port of its own where it is a PCIe device, so each is an IOMMU group of its own.
+# guest-bind knows them by vendor and device id. TMP is replaced by the run's temporary directory.
+# shellcheck disable=SC2054  # the commas are QEMU's
+devices=(
+    # An NVMe controller whose controller memory buffer (BAR 2) is a target for peer DMA.
+    -device pcie-root-port,id=rp1,slot=1,chassis=1
+    -drive if=none,id=disk,file=TMP/nvme.img,format=raw
+    -device nvme,bus=rp1,serial=tidegate,drive=disk,cmb_size_mb=16
+    # Plain shared memory in BAR 2: the target that behaves best.
+    -object memory-backend-memfd,id=shared,size=16M,share=on
+    -device pcie-root-port,id=rp2,slot=2,chassis=2
+    -device ivshmem-plain,bus=rp2,memdev=shared
+    # VRAM in BAR 0; what is written there is what the screen shows.
+    -device pcie-root-port,id=rp3,slot=3,chassis=3
+    -device bochs-display,bus=rp3,vgamem=16M
+    # A real network controller (82576); the other end of its wire goes nowhere.
+    -netdev user,id=wire,restrict=on
+    -device pcie-root-port,id=rp4,slot=4,chassis=4
+    -device igb,bus=rp4,netdev=wire
+    # Two DMA engines for proofs: slow, no reset, every address bit. Conventional PCI, so on the root bus.
+    -device edu,dma_mask=0xffffffffffff
+    -device edu,dma_mask=0xffffffffffff
+)
+
+quote() {
+    local LC_ALL=C word
+    for word in "$@"; do printf " '%s'" "${word//\'/\'\\\'\'}"; done
+}
+
+# QEMU splits option values at commas; a doubled comma is a comma.
+comma() { printf '%s' "${1//,/,,}"; }
+
+limit=300 console='' out='' bind=yes append='' memory=2G
+extra_env=() extra_qemu=() command=()
+parse() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --timeout | --console | --out | --env | --append | --qemu | --memory)
+            [ $# -ge 2 ] || die "$1 needs a value: see ci/vm --help"
+            ;;
+        esac
+        case $1 in
+        --timeout) limit=$2 ;;
+        --console) console=$2 ;;
+        --out) out=$2 ;;
+        --env) extra_env+=("$2") ;;
+        --append) append=$2 ;;
+        --qemu) extra_qemu+=("$2") ;;
+        --memory) memory=$2 ;;
+        --no-bind)
+            bind=no
+            shift
+            continue
+            ;;
+        --)
+            shift
+            break
+            ;;
+        -*) die "unknown option $1: see ci/vm --help (a command that starts with a dash goes after --)" ;;
+        *) break ;;
+        esac
+        shift 2
+    done
+    command=("$@")
+    [[ $limit =~ ^[0-9]+$ ]] || die "--timeout wants whole seconds, not '$limit'"
+    local pair
+    for pair in "${extra_env[@]}"; do
+        [[ $pair =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "--env wants NAME=VALUE, not '$pair'"
+    done
+    visible "$PWD" "the current directory"
+    case ${command[0]:-} in /*) visible "${command[0]}" "the command" ;; esac
+}
+
+# The guest has its own /dev, /proc, /sys and /run, so what the host keeps there does not exist in it.
+visible() {
+    case $(realpath -m "$1") in
+    /dev/* | /proc/* | /sys/* | /run/*) die "$2, $1, is in a directory that the guest has of its own; move it elsewhere (/tmp is fine)" ;;
+    esac
+}
+
+# The script that the guest's init runs in the host's root: exact arguments, a clean environment, the same directory.
+write_job() {
+    local name
+    local env=(HOME="${HOME:-/root}" PATH="$PATH" USER=root LOGNAME=root LANG=C.UTF-8 TMPDIR=/tmp TERM="${TERM:-dumb}"
+        TIDEGATE_VM=1 TIDEGATE_OUT=/tmp/out TIDEGATE_DEVICES=/run/tidegate/devices)
+    for name in RUST_BACKTRACE RUST_LOG PROPTEST_CASES; do
+        [ -z "${!name:-}" ] || env+=("$name=${!name}")
+    done
+    printf 'cd %s || exit 126\n' "$(quote "$PWD")"
+    # Not `env … CMD`: it would take a command with `=` in its name for a variable.
+    # shellcheck disable=SC2016  # for the guest's shell
+    printf 'exec env -i%s bash -c %s bash%s\n' "$(quote "${env[@]}" "${extra_env[@]}")" "$(quote 'exec -- "$@"')" "$(quote "$@")"
+}
+
+write_initrd() {
+    local root=$tmp/initrd
+    mkdir -p "$root/bin"
+    cp "$(busybox_path)" "$root/bin/busybox"
+    cp "$vm_d/init" "$vm_d/guest-bind" "$root/"
+    chmod 755 "$root/init" "$root/guest-bind" "$root/bin/busybox"
+    printf 'mode=%s\nbind=%s\n' "$1" "$bind" >"$root/config"
+    cat >"$root/job"
+    (cd "$root" && find . | "$(busybox_path)" cpio -o -H newc) >"$tmp/initrd.cpio" 2>/dev/null
+}
+
+# Sets `words`, QEMU's command line; the arguments connect the ports of the two modes.
+machine() {
+    local kernel
+    kernel=$(kernel_image)
+    words=("${qemu[@]}" -M 'q35,kernel-irqchip=split' -accel 'tcg,thread=multi' -cpu max -smp 2 -m "$memory" -vga none
+        -display none -monitor none -no-reboot -nodefaults
+        -device 'intel-iommu,intremap=on,device-iotlb=on'
+        -kernel "$kernel" -initrd "$tmp/initrd.cpio"
+        -append "console=ttyS0 panic=-1 log_buf_len=1M intel_iommu=on iommu=nopt $append"
+        -chardev "file,id=console,path=$(comma "$console")" -serial chardev:console
+        # remap: the host's root may hold several file systems, whose inode numbers would collide in one share.
+        -virtfs 'local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap'
+        -virtfs "local,path=$(comma "$out"),mount_tag=out,security_model=none,multidevs=remap"
+        "${devices[@]//TMP/$(comma "$tmp")}" -device virtio-serial-pci "$@" "${extra_qemu[@]}")
+}
+
+prepare() {
+    tmp=$(mktemp -d "${TMPDIR:-/tmp}/tidegate-vm.XXXXXX")
+    pid=''
+    trap finish EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    [ -n "$console" ] || console=$tmp/console.log
+    if [ -z "$out" ]; then
+        out=$tmp/out
+    fi
+    mkdir -p "$out"
+    out=$(realpath "$out")
+    truncate -s 64M "$tmp/nvme.img"
+    : >"$tmp/status"
+    find_qemu
+}
+
+finish() {
+    [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+    [ -z "${terminal:-}" ] || stty "$terminal"
+    rm -rf "$tmp"
+}
+
+# Copies a pipe to where the caller wants it. When the caller stops reading, the rest is thrown away, so that the guest is not held up.
+pump() {
+    {
+        cat
+        cat >/dev/null
+    } <"$1" 2>/dev/null
+}
+
+run_guest() {
+    parse "$@"
+    [ ${#command[@]} -gt 0 ] || die "run needs a command: ci/vm run -- CMD ARG.."
+    prepare
+    write_job "${command[@]}" | write_initrd run
+    mkfifo "$tmp/stdout" "$tmp/stderr"
+    machine \
+        -chardev "file,id=stdout,path=$(comma "$tmp/stdout")" -device virtserialport,chardev=stdout,name=tidegate.stdout \
+        -chardev "file,id=stderr,path=$(comma "$tmp/stderr")" -device virtserialport,chardev=stderr,name=tidegate.stderr \
+        -chardev "file,id=status,path=$(comma "$tmp/status")" -device virtserialport,chardev=status,name=tidegate.status
+    local pumps=() code=0
+    pump "$tmp/stdout" &
+    pumps+=($!)
+    pump "$tmp/stderr" >&2 &
+    pumps+=($!)
+    timeout --kill-after=5 "$limit" "${words[@]}" </dev/null >"$tmp/qemu.log" 2>&1 &
+    pid=$!
+    wait "$pid" || code=$?
+    pid=''
+    # A QEMU that did not get as far as opening the pipes must not leave the pumps waiting.
+    : <>"$tmp/stdout" <>"$tmp/stderr"
+    wait "${pumps[@]}" || true
+    answer "$code"
+}
+
+# Turns what is left of the run into the exit code.
+answer() {
+    local code=$1 status
+    status=$(sed -n 's/^exit \([0-9]*\)$/\1/p' "$tmp/status" | tail -n1)
+    if [ -n "$status" ]; then
+        exit "$status"
+    elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
+        say "the command ran into the time-out of $limit s; the guest was stopped (--timeout S gives it more)"
+        exit 124
+    fi
+    say "the guest died before the command ended; the end of its console:"
+    [ ! -s "$tmp/qemu.log" ] || sed 's/^/  qemu: /' "$tmp/qemu.log" >&2
+    tail -n 40 "$console" 2>/dev/null | tr -d '\r' | sed 's/^/  | /' >&2
+    exit 125
+}
+
+shell_guest() {
+    limit=0
+    parse "$@"
+    [ ${#command[@]} = 0 ] || die "shell takes no command: use ci/vm run -- ${command[*]}"
+    if ! [ -t 0 ] || ! [ -t 1 ]; then die "shell needs a terminal: use ci/vm run -- CMD"; fi
+    prepare
+    {
+        printf 'stty %s\n' "$(stty size | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')"
+        write_job bash -i
+    } | write_initrd shell
+    machine -chardev stdio,id=terminal,signal=off -device virtconsole,chardev=terminal \
+        -chardev "file,id=status,path=$(comma "$tmp/status")" -device virtserialport,chardev=status,name=tidegate.status
+    terminal=$(stty -g)
+    local code=0
+    timeout --foreground --kill-after=5 "$limit" "${words[@]}" || code=$?
+    answer "$code"
+}
