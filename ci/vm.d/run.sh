@@ -124,16 +124,16 @@ machine() {
 
 prepare() {
     tmp=$(mktemp -d "${TMPDIR:-/tmp}/tidegate-vm.XXXXXX")
-    pid=''
+    pid='' began=$SECONDS
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    [ -n "$console" ] || console=$tmp/console.log
-    if [ -z "$out" ]; then
-        out=$tmp/out
-    fi
-    mkdir -p "$out"
+    : "${console:=$tmp/console.log}" "${out:=$tmp/out}"
+    : >"$console" || die "cannot write the console log $console"
+    mkdir -p "$out" || die "cannot make the output directory $out"
     out=$(realpath "$out")
+    # An earlier run's faults must not pass for this one's, in case this one dies before it writes its own.
+    rm -f "$out/dmesg.txt"
     truncate -s 64M "$tmp/nvme.img"
     : >"$tmp/status"
     find_qemu
@@ -184,7 +184,8 @@ answer() {
     status=$(sed -n 's/^exit \([0-9]*\)$/\1/p' "$tmp/status" | tail -n1)
     if [ -n "$status" ]; then
         exit "$status"
-    elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
+    elif [ "$code" = 124 ] || { [ "$code" = 137 ] && [ "$limit" != 0 ] && [ $((SECONDS - began)) -ge "$limit" ]; }; then
+        # 137 alone could also be a QEMU that the host's kernel killed for want of memory.
         say "the command ran into the time-out of $limit s; the guest was stopped (--timeout S gives it more)"
         exit 124
     fi
@@ -202,7 +203,9 @@ shell_guest() {
     prepare
     {
         printf 'stty %s\n' "$(stty size | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')"
-        write_job bash -i
+        # Without the user's own start files, which may take long under emulation and expect a writable home.
+        extra_env+=('PS1=tidegate guest:\w# ')
+        write_job bash --norc --noprofile -i
     } | write_initrd shell
     machine -chardev stdio,id=terminal,signal=off -device virtconsole,chardev=terminal \
         -chardev "file,id=status,path=$(comma "$tmp/status")" -device virtserialport,chardev=status,name=tidegate.status
