@@ -15,6 +15,9 @@ use tidegate_core::tdi::BarSizes;
 pub trait Backend: Clone + Send + Sync + 'static {
     /// `"soft"` or `"vfio"`: what reports print.
     const NAME: &'static str;
+    /// Do T=1 requests have a table of their own, which `Trust::Private` mappings enter? Otherwise a private
+    /// import is refused, unless the fabric emulates a TSM.
+    const TRUSTED_TABLE: bool = false;
     /// An open PCI function.
     type Function: Function<Bar = Self::Bar, Space = Self::Space, DmaBuf = Self::DmaBuf>;
     /// A device address space behind the IOMMU (an IOAS).

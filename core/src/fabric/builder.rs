@@ -18,6 +18,7 @@ pub struct FabricBuilder {
     channels: usize,
     barrier: BarrierMode,
     control: Option<String>,
+    emulate_tsm: bool,
 }
 
 impl Default for FabricBuilder {
@@ -27,6 +28,7 @@ impl Default for FabricBuilder {
             channels: 1024,
             barrier: BarrierMode::Auto,
             control: Some("tidegate".to_owned()),
+            emulate_tsm: false,
         }
     }
 }
@@ -62,11 +64,22 @@ impl FabricBuilder {
         self
     }
 
+    /// Lets private windows enter an ordinary IOAS, which then stands in for the trusted table that the running
+    /// kernel does not have. **Nothing is protected.** For tests and demos; said aloud at start, and counted
+    /// ([`Fabric::emulated_imports`]).
+    pub fn emulate_tsm(mut self) -> Self {
+        self.emulate_tsm = true;
+        self
+    }
+
     /// Builds it: registers the process for membarrier, starts the control thread.
     ///
     /// # Errors
     /// The control thread could not be started.
     pub fn build(self) -> std::io::Result<Fabric> {
+        if self.emulate_tsm {
+            tracing::warn!("the TSM is emulated: private windows are not protected");
+        }
         Ok(Fabric {
             shared: Arc::new(Shared {
                 epoch: Epoch::new(Barrier::choose(self.barrier)),
@@ -77,6 +90,8 @@ impl FabricBuilder {
                 ids: AtomicU64::new(1),
                 domains: AtomicU64::new(1),
                 max_channels: self.channels,
+                emulate_tsm: self.emulate_tsm,
+                emulated: AtomicU64::new(0),
             }),
         })
     }

@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     ids: AtomicU64,
     domains: AtomicU64,
     max_channels: usize,
+    emulate_tsm: bool,
+    emulated: AtomicU64,
 }
 
 impl Shared {
@@ -255,6 +257,19 @@ impl Fabric {
     pub fn domain(&self) -> Option<DomainId> {
         let id = self.shared.domains.fetch_add(1, Ordering::Relaxed);
         (id <= word::DOMAIN >> word::DOMAIN_SHIFT).then_some(DomainId(id as u16))
+    }
+
+    /// May a private window enter an ordinary IOAS ([`FabricBuilder::emulate_tsm`])? Each yes is counted.
+    pub fn emulate_private(&self) -> bool {
+        if self.shared.emulate_tsm {
+            self.shared.emulated.fetch_add(1, Ordering::Relaxed);
+        }
+        self.shared.emulate_tsm
+    }
+
+    /// Private windows that entered an ordinary IOAS so far.
+    pub fn emulated_imports(&self) -> u64 {
+        self.shared.emulated.load(Ordering::Relaxed)
     }
 
     /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`].

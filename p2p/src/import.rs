@@ -1,0 +1,133 @@
+//! Imports: windows into another device's BAR, in a domain's address space.
+
+use crate::backend::{Backend, BackendError, Space};
+use crate::domain::{Domain, Want};
+use crate::export::Export;
+use crate::iova::IovaError;
+use crate::mapping::Lease;
+use std::sync::Arc;
+use tidegate_core::tdi::PageTag;
+use tidegate_core::{GateClosed, Region, RegionError, RegionTag, Shared};
+
+/// A window with tag `T`. Dropping it revokes its region in the background.
+#[derive(Debug)]
+pub struct Import<B: Backend, T: RegionTag> {
+    domain: Domain<B>,
+    from: Export<B>,
+    want: Want,
+    lease: Arc<Lease>,
+    region: Region<T>,
+}
+
+/// A window was not imported; nothing stays mapped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The page has another tag than the import asks for.
+    #[error("BAR {bar} at {at:#x} is {found:?}")]
+    Tag {
+        /// BAR index.
+        bar: u8,
+        /// First such byte.
+        at: u64,
+        /// What it is.
+        found: PageTag,
+    },
+    /// A private import without a trusted table: the running kernel has no TSM. See `FabricBuilder::emulate_tsm`.
+    #[error(
+        "this backend has no trusted table for private windows (no TSM); build the fabric with emulate_tsm() to play it"
+    )]
+    NoTrustedTable,
+    /// The proof is of other devices, of another trust domain, or no longer holds.
+    #[error(
+        "the link does not prove that this window may be reached (other devices, or not in RUN any more)"
+    )]
+    Link,
+    /// The exporter has it revoked right now: bring it back first.
+    #[error("the export is revoked: set MSE, or finish the reset, first")]
+    Revoked,
+    /// The exporter's gate is closed.
+    #[error(transparent)]
+    Gate(#[from] GateClosed),
+    /// The address space has no room.
+    #[error(transparent)]
+    Iova(#[from] IovaError),
+    /// Core refused the region.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The backend refused.
+    #[error(transparent)]
+    Backend(BackendError),
+    /// The window's revoke has not ended: wait for it, or quiesce its device, first.
+    #[error("the window is still mapped: its revoke has not ended")]
+    Live,
+}
+
+impl From<BackendError> for ImportError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Revoked => ImportError::Revoked,
+            other => ImportError::Backend(other),
+        }
+    }
+}
+
+/// A recovery failed; the import is given back, to try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct NotRecovered<B: Backend, T: RegionTag> {
+    /// Why.
+    #[source]
+    pub why: ImportError,
+    /// The import as it was.
+    pub import: Import<B, T>,
+}
+
+impl<B: Backend, T: RegionTag> Import<B, T> {
+    pub(crate) fn new(
+        domain: Domain<B>,
+        from: Export<B>,
+        want: Want,
+        lease: Arc<Lease>,
+        region: Region<T>,
+    ) -> Self {
+        Import { domain, from, want, lease, region }
+    }
+
+    /// The window as a region.
+    pub fn region(&self) -> &Region<T> {
+        &self.region
+    }
+
+    /// What it is a window into.
+    pub fn export(&self) -> &Export<B> {
+        &self.from
+    }
+
+    /// Brings the window back as shared after its device was restored: same export, same IOVA, a new generation
+    /// (old handles stay stale). An area that died with a reset is unmapped first. vfio: two system calls at most.
+    ///
+    /// # Errors
+    /// [`NotRecovered`] with the import: its revoke has not ended, the gate is closed, the export is revoked, or
+    /// the range is not shared (its TDI is bound).
+    pub fn recover(self) -> Result<Import<B, Shared>, NotRecovered<B, T>> {
+        match self.bring_back() {
+            Ok(import) => Ok(import),
+            Err(why) => Err(NotRecovered { why, import: self }),
+        }
+    }
+
+    fn bring_back(&self) -> Result<Import<B, Shared>, ImportError> {
+        self.from.device().gate().check()?;
+        if !self.region.is_revoked() {
+            return Err(ImportError::Live);
+        }
+        if self.lease.is_mapped() {
+            // Not unmapped by a drain, or not yet: only a dead area may be taken away here.
+            let lease = &self.lease;
+            self.domain.0.space.unmap(lease.iova, lease.len)?;
+            lease.set_mapped(false);
+        }
+        self.domain.import_shared_at(&self.from, self.want, self.lease.clone())
+    }
+}
