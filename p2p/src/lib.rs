@@ -18,3 +18,5 @@ pub use device::{Device, Driver, DriverError, Resources};
 pub use domain::{Domain, DomainError, Want};
 pub use export::{Export, ExportError};
 pub use import::{Import, ImportError, NotRecovered};
+pub mod engine;
+pub mod soft;

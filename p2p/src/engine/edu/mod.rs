@@ -1,0 +1,3 @@
+//! QEMU's `edu`: one transfer of at most 4096 bytes at a time, through a buffer of its own.
+
+pub mod abi;

@@ -1,0 +1,3 @@
+//! The project's own NIC: queues whose descriptors receive, transmit, copy and read back.
+
+pub mod abi;

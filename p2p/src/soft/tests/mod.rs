@@ -1,0 +1,1 @@
+//! Promises of the whole model, each past the library: raw registers and descriptors.
