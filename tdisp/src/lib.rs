@@ -14,6 +14,7 @@
 )]
 
 pub mod report;
+pub mod requester;
 pub mod responder;
 pub mod state;
 pub mod wire;
