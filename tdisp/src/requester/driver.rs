@@ -16,9 +16,10 @@ pub trait Transport {
     fn exchange(&mut self, request: &[u8], response: &mut Vec<u8>) -> Result<(), TransportError>;
 }
 
-impl<T: Transport + ?Sized> Transport for &mut T {
+/// A function that carries messages, such as a call into a [`Responder`](crate::responder::Responder).
+impl<F: FnMut(&[u8], &mut Vec<u8>) -> Result<(), TransportError>> Transport for F {
     fn exchange(&mut self, request: &[u8], response: &mut Vec<u8>) -> Result<(), TransportError> {
-        (**self).exchange(request, response)
+        self(request, response)
     }
 }
 
