@@ -246,6 +246,7 @@ impl Soft {
 
 impl Backend for Soft {
     const NAME: &'static str = "soft";
+    const TRUSTED_TABLE: bool = true;
     type Function = OpenFunction;
     type Space = AddressSpace;
     type DmaBuf = DmaBuf;
@@ -257,7 +258,7 @@ impl Backend for Soft {
         if self.shared.world().open(&self.shared.ports, who) {
             Ok(OpenFunction::new(self.clone(), who))
         } else {
-            Err(BackendError::Device { at, what: DeviceProblem::GroupBusy })
+            Err(BackendError::GroupBusy { at, group: 0, members: Vec::new() })
         }
     }
 
