@@ -97,4 +97,5 @@ pub mod report;
 pub mod requester;
 pub mod responder;
 pub mod state;
+pub mod tdi;
 pub mod wire;
