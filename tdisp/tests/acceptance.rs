@@ -222,6 +222,16 @@ fn v4_1_v4_2_and_v4_5_the_report_is_whole_and_well_formed_in_locked_and_run() {
 }
 
 #[test]
+fn a_portion_is_never_longer_than_the_responders_own_limit() {
+    for (portion, wanted) in [(64, 64), (1, 1), (0, 1)] {
+        let mut bench = Bench::with(Settings { portion, ..Settings::default() });
+        bench.lock(GPU);
+        bench.report(GPU, 0, 0xFFFF);
+        assert_eq!(ReportResponse::parse(&bench.response).unwrap().portion.len(), wanted);
+    }
+}
+
+#[test]
 fn a_report_without_the_msix_lock_says_nothing_of_msix() {
     let mut bench = Bench::new();
     bench.lock_with(GPU, LockRequest { flags: LockFlags::empty(), ..lock_request() }).unwrap();

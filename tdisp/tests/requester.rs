@@ -129,6 +129,17 @@ fn busy_is_a_value_with_the_number_of_attempts() {
 }
 
 #[test]
+fn busy_answers_are_counted_in_a_row() {
+    let script = Script::of(&[busy(), Response::Stop(StopResponse), busy(), state(State::ConfigUnlocked)]);
+    let mut tsm = Requester::new(script, GPU);
+    let mut stop = tsm.begin_stop();
+    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 1 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Send));
+    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 1 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Done(())));
+}
+
+#[test]
 fn a_request_gives_up_after_its_limit_of_busy_answers() {
     let mut tsm = Requester::new(Script::of(&[busy(), busy(), busy(), busy()]), GPU).busy_limit(3);
     let request = RequestCode::GetState;

@@ -85,3 +85,38 @@ impl Tdi {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked() -> Tdi {
+        let mut tdi = Tdi::new(FunctionId::new(1), None);
+        let nonce = Some(Nonce::new([9; 32]));
+        let request = LockRequest::default();
+        tdi.take_lock(Lock { request, session: SessionId(0), report: vec![1], nonce }).unwrap();
+        assert!(tdi.nonce_is(NonceRef::new(&[9; 32])));
+        tdi
+    }
+
+    #[test]
+    fn the_nonce_is_gone_in_run_and_in_error_and_the_lock_in_unlocked() {
+        for (trigger, kept) in
+            [(Trigger::Start, true), (Trigger::Fault, true), (Trigger::Stop, false), (Trigger::Reset, false)]
+        {
+            let mut tdi = locked();
+            tdi.advance(trigger).unwrap();
+            assert_eq!(tdi.lock().is_some(), kept, "{trigger:?}");
+            assert!(tdi.lock().is_none_or(|lock| lock.nonce.is_none()), "{trigger:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_the_state_forbids_leaves_the_old_one() {
+        let mut tdi = locked();
+        let request = LockRequest { stream: 5, ..LockRequest::default() };
+        let lock = Lock { request, session: SessionId(1), report: Vec::new(), nonce: None };
+        assert_eq!(tdi.take_lock(lock), None);
+        assert!(tdi.locked_by(SessionId(0)) && tdi.nonce_is(NonceRef::new(&[9; 32])));
+    }
+}
