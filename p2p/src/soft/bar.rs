@@ -30,7 +30,7 @@ impl Bar {
             return None;
         }
         let port = self.fabric.shared.ports.get(self.who)?;
-        let quick = !self.mark.t() && port.is_quick();
+        let quick = !self.mark.t() && if write { port.is_plain() } else { port.is_quick() };
         (quick || self.ask(port, at..at + width, write)).then_some(port)
     }
 

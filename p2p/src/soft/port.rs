@@ -80,8 +80,13 @@ impl Port {
         }
     }
 
-    /// May a T=0 register access skip the fabric's lock?
+    /// May a T=0 register write skip the fabric's lock?
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Acquire)
+    }
+
+    /// May a T=0 register read skip the fabric's lock?
     pub(super) fn is_quick(&self) -> bool {
-        self.plain.load(Ordering::Acquire) && self.under_way.load(Ordering::Acquire) == 0
+        self.is_plain() && self.under_way.load(Ordering::Acquire) == 0
     }
 }
