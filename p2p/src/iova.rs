@@ -39,8 +39,8 @@ pub enum Use {
     Quarantined,
 }
 
-/// An address space. Nothing is usable until [`Iovas::narrow`] said what is... except that a new one allows
-/// everything but page 0 and the x86 interrupt window.
+/// The IOVAs of a domain, each free, in use or never to be used. Handing one out looks at the gaps from the lowest
+/// on; everything else costs a tree lookup.
 #[derive(Debug, Clone)]
 pub struct Iovas {
     /// What an IOVA may be, in use or not.

@@ -42,17 +42,17 @@ fn assert_alive(edu: &Edu, exporter: &Exporter, seed: u32) {
     assert_eq!(edu.take(WINDOW), bytes, "{}: read back by edu", exporter.name);
 }
 
-/// The window is dead: edu's writes end in the IOMMU, which says so, while edu says that all went well.
+/// The window is dead: edu's writes end in the IOMMU, while edu says that all went well.
+///
+/// The IOMMU's word is not asked for here, since the kernel prints at most ten faults in five seconds.
 fn assert_dead(edu: &Edu, exporter: &Exporter) {
     exporter.fill(0x5a5a_5a5a);
-    let before = dmar_faults();
     edu.put(&pattern(77), WINDOW);
     assert!(
         exporter.bytes().iter().all(|b| *b == 0x5a),
         "{}: a dead import let bytes through",
         exporter.name
     );
-    assert!(dmar_faults() > before, "{}: the IOMMU reported no fault", exporter.name);
 }
 
 /// Un-revoked as the exporter is, the import stays dead, its IOVA taken, until it is unmapped and mapped again.
@@ -77,6 +77,20 @@ fn bytes_cross_between_devices_for_three_exporters() {
         assert_eq!(edu.space.unmap(WINDOW, LEN), Ok(LEN));
         assert_dead(&edu, &exporter);
     }
+}
+
+#[test]
+fn the_kernel_log_tells_of_dma_into_a_dead_import() {
+    let Some(guest) = guest() else { return };
+    let edu = Edu::open(&guest);
+    let exporter = Exporter::open(&guest, "ivshmem", (0x1af4, 0x1110), 2);
+    imported(&edu, &exporter);
+    exporter.function.reset().unwrap();
+    // Longer than the kernel's limit on such lines looks back, so that other tests' faults don't hide this one.
+    std::thread::sleep(Duration::from_secs(6));
+    let before = dmar_faults();
+    assert_dead(&edu, &exporter);
+    assert!(dmar_faults() > before);
 }
 
 #[test]
@@ -149,12 +163,14 @@ fn close_revokes_for_ever() {
         assert_alive(&edu, &exporter, 4);
         let window = exporter.close();
         let map = |window| edu.space.map_dmabuf(WINDOW, window, LEN, Rights::ReadWrite, Trust::Shared);
-        assert_eq!(map(&window), Err(BackendError::Occupied { iova: WINDOW }), "{name}");
+        // The kernel looks at the dma-buf before it looks at the IOVA.
+        assert_eq!(map(&window), Err(BackendError::Revoked), "{name}: an export of a closed device");
         // Opened again, the device revokes nothing and brings nothing back.
         let again = Exporter::open(&guest, name, id, bar);
         assert_dead(&edu, &again);
-        edu.space.unmap(WINDOW, LEN).unwrap();
-        assert_eq!(map(&window), Err(BackendError::Revoked), "{name}: an export of a closed device");
+        assert_eq!(map(&again.window), Err(BackendError::Occupied { iova: WINDOW }), "{name}");
+        assert_eq!(edu.space.unmap(WINDOW, LEN), Ok(LEN));
+        assert_eq!(map(&window), Err(BackendError::Revoked), "{name}: still");
         imported(&edu, &again);
         assert_alive(&edu, &again, 5);
         edu.space.unmap(WINDOW, LEN).unwrap();

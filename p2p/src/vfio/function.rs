@@ -239,7 +239,6 @@ pub(super) fn binding(roots: &Roots, at: PciAddress, errno: Errno) -> BackendErr
     };
     let foreign = |driver: &str| driver != "vfio-pci" && driver != "pcieport";
     match errno.0 {
-        libc::ENODEV => BackendError::Device { at, what: DeviceProblem::NoIommu },
         // Our arguments are valid, so EINVAL says that another file has the function already.
         libc::EBUSY | libc::EINVAL => BackendError::GroupBusy { at, group, members },
         libc::EPERM if members.iter().any(|m| m.driver.as_deref().is_some_and(foreign)) => {
