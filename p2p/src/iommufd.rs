@@ -2,10 +2,11 @@
 //!
 //! Rules: `drivers/iommu/iommufd/{main,ioas,io_pagetable,pages}.c` of Linux 7.3. The ones that surprise:
 //! * Host memory comes from a memfd (or a file of a tmpfs), by `IOMMU_IOAS_MAP_FILE`; it is pinned and counts
-//!   as locked memory as long as it is mapped. Of dma-bufs only those of vfio-pci with one range are accepted.
+//!   as locked memory as long as it is mapped. Of dma-bufs only those of vfio-pci with one range are
+//!   accepted.
 //! * An import says nothing about the route: the kernel checks neither ACS nor host bridges.
-//! * When the exporter revokes, the mapping dies for good while its IOVA stays taken: un-revoking restores nothing,
-//!   mapping there again is [`BackendError::Occupied`] until it was unmapped.
+//! * When the exporter revokes, the mapping dies for good while its IOVA stays taken: un-revoking restores
+//!   nothing, mapping there again is [`BackendError::Occupied`] until it was unmapped.
 
 use crate::backend::{BackendError, Rights, Space, Trust};
 use crate::sys::{self, Errno};
@@ -66,9 +67,10 @@ impl AsFd for Iommufd {
 
 /// An address space of devices (an IOAS). Clones are the same one.
 ///
-/// A function keeps a clone of what it is attached to, so an IOAS is destroyed, and with it all of its mappings,
-/// when the last clone is dropped and no function is attached: one syscall, and the unmapping of what is left.
-/// (Destroying an attached one would fail with EBUSY and leave its mappings alive until `/dev/iommu` is closed.)
+/// A function keeps a clone of what it is attached to, so an IOAS is destroyed, and with it all of its
+/// mappings, when the last clone is dropped and no function is attached: one syscall, and the unmapping of
+/// what is left. (Destroying an attached one would fail with EBUSY and leave its mappings alive until
+/// `/dev/iommu` is closed.)
 #[derive(Debug, Clone)]
 pub struct Ioas(Arc<Inner>);
 
@@ -128,8 +130,8 @@ impl Space for Ioas {
             .map_err(|e| e.of("IOMMU_IOAS_IOVA_RANGES"))
     }
 
-    /// One syscall; pins `len` bytes. EINVAL: not a memfd, or beyond its end, or a reserved IOVA. ENOMEM: past
-    /// RLIMIT_MEMLOCK.
+    /// One syscall; pins `len` bytes. EINVAL: not a memfd, or beyond its end, or a reserved IOVA. ENOMEM:
+    /// past RLIMIT_MEMLOCK.
     fn map_memory(
         &self,
         iova: u64,

@@ -1,11 +1,12 @@
 //! The address space of a domain: which IOVAs are handed out, and which never again.
 //!
 //! Rules, with their sources:
-//! * an IOVA lies in what the kernel calls usable after *each* attach (a device narrows it; `drivers/iommu/iommufd`);
+//! * an IOVA lies in what the kernel calls usable after *each* attach (a device narrows it;
+//!   `drivers/iommu/iommufd`);
 //! * never 0, never the x86 interrupt window, never a bus window: a switch may claim such an address
 //!   instead of handing it to the IOMMU (see [`crate::backend::Backend::windows`]);
-//! * congruent with the target's physical address modulo 2 MiB or 1 GiB where the length allows, so that the IOMMU can
-//!   use large entries (`drivers/iommu/iommufd/pages.c`);
+//! * congruent with the target's physical address modulo 2 MiB or 1 GiB where the length allows, so that the
+//!   IOMMU can use large entries (`drivers/iommu/iommufd/pages.c`);
 //! * an area whose import died keeps its IOVA until it was unmapped, and is brought back at the same one:
 //!   [`Use::Recovering`];
 //! * an area whose initiator was not proved stopped may still be written: [`Use::Quarantined`] until it was.
@@ -39,8 +40,8 @@ pub enum Use {
     Quarantined,
 }
 
-/// The IOVAs of a domain, each free, in use or never to be used. Handing one out looks at the gaps from the lowest
-/// on; everything else costs a tree lookup.
+/// The IOVAs of a domain, each free, in use or never to be used. Handing one out looks at the gaps from the
+/// lowest on; everything else costs a tree lookup.
 #[derive(Debug, Clone)]
 pub struct Iovas {
     /// What an IOVA may be, in use or not.
@@ -66,8 +67,8 @@ impl Iovas {
         Iovas { free: allowed.clone(), allowed, areas: BTreeMap::new() }
     }
 
-    /// Allows only what is in `usable` as well: what [`crate::backend::Space::usable`] says after an attach, or
-    /// the reach of a device (`&[0..=mask]`).
+    /// Allows only what is in `usable` as well: what [`crate::backend::Space::usable`] says after an attach,
+    /// or the reach of a device (`&[0..=mask]`).
     ///
     /// # Errors
     /// [`IovaError::Conflict`]: an area, not in quarantine, would lie outside. Nothing is changed.
@@ -101,11 +102,12 @@ impl Iovas {
         Ok(())
     }
 
-    /// The lowest free area of `len` bytes that is congruent with `target` modulo 1 GiB, else modulo 2 MiB (each
-    /// only where `len` is that long), else modulo a page. It is [`Use::Live`].
+    /// The lowest free area of `len` bytes that is congruent with `target` modulo 1 GiB, else modulo 2 MiB
+    /// (each only where `len` is that long), else modulo a page. It is [`Use::Live`].
     ///
     /// # Errors
-    /// `Misaligned`: `len` is 0, or `len` or `target` is no multiple of [`PAGE`]. `Exhausted`: no gap is long enough.
+    /// `Misaligned`: `len` is 0, or `len` or `target` is no multiple of [`PAGE`]. `Exhausted`: no gap is long
+    /// enough.
     pub fn allocate(&mut self, len: u64, target: u64) -> Result<u64, IovaError> {
         if len == 0 || len % PAGE != 0 || target % PAGE != 0 {
             return Err(IovaError::Misaligned { at: target, len });

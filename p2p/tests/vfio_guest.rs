@@ -1,7 +1,8 @@
 //! The vfio backend on a real kernel: `ci/vm run --env TIDEGATE_GUEST=1 -- <this binary>`.
 //!
-//! Three exporters (NVMe's controller memory buffer, ivshmem's memory, the VRAM of bochs-display), and `edu` as the device that
-//! does DMA into them. Elsewhere each test says that it is skipped, and why, and counts it.
+//! Three exporters (NVMe's controller memory buffer, ivshmem's memory, the VRAM of bochs-display), and `edu`
+//! as the device that does DMA into them. Elsewhere each test says that it is skipped, and why, and counts
+//! it.
 
 #[path = "vfio_guest/edu.rs"]
 mod edu;
@@ -55,7 +56,8 @@ fn assert_dead(edu: &Edu, exporter: &Exporter) {
     );
 }
 
-/// Un-revoked as the exporter is, the import stays dead, its IOVA taken, until it is unmapped and mapped again.
+/// Un-revoked as the exporter is, the import stays dead, its IOVA taken, until it is unmapped and mapped
+/// again.
 fn assert_recovers(edu: &Edu, exporter: &Exporter) {
     assert_dead(edu, exporter);
     let again = || edu.space.map_dmabuf(WINDOW, &exporter.window, LEN, Rights::ReadWrite, Trust::Shared);
@@ -86,7 +88,8 @@ fn the_kernel_log_tells_of_dma_into_a_dead_import() {
     let exporter = Exporter::open(&guest, "ivshmem", (0x1af4, 0x1110), 2);
     imported(&edu, &exporter);
     exporter.function.reset().unwrap();
-    // Longer than the kernel's limit on such lines looks back, so that other tests' faults don't hide this one.
+    // Longer than the kernel's limit on such lines looks back, so that other tests' faults don't hide this
+    // one.
     std::thread::sleep(Duration::from_secs(6));
     let before = dmar_faults();
     assert_dead(&edu, &exporter);
@@ -212,7 +215,8 @@ fn a_space_outlives_its_last_owner_while_attached_and_ends_with_the_device() {
     let id = space.id();
     function.attach(&space).unwrap();
     drop(space);
-    // Replaced by another space, the first has no owner left and is destroyed, or its id would stay in use for ever.
+    // Replaced by another space, the first has no owner left and is destroyed, or its id would stay in use
+    // for ever.
     let other = guest.vfio.space().unwrap();
     assert_ne!(other.id(), id);
     function.attach(&other).unwrap();

@@ -61,7 +61,8 @@ impl Spans {
         self.0.iter().map(|(s, l)| (*s, *l))
     }
 
-    /// The lowest start of `len` bytes in a row, congruent with `residue` modulo `align`, a power of two. `len` > 0.
+    /// The lowest start of `len` bytes in a row, congruent with `residue` modulo `align`, a power of two.
+    /// `len` > 0.
     pub(super) fn find(&self, len: u64, align: u64, residue: u64) -> Option<u64> {
         self.iter().find_map(|(first, last)| {
             let start = first.checked_add(residue.wrapping_sub(first) & (align - 1))?;

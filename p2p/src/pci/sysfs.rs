@@ -1,5 +1,5 @@
-//! What sysfs tells about PCI functions. The tree's root is a parameter (`/sys` on a real machine), so that tests
-//! can bring their own.
+//! What sysfs tells about PCI functions. The tree's root is a parameter (`/sys` on a real machine), so that
+//! tests can bring their own.
 
 use super::PciAddress;
 use std::fs;

@@ -6,14 +6,16 @@ use tidegate_core::tdi::Event;
 /// What a write of `new` over `old` (`width` = 1, 2 or 4 bytes at `at`, any alignment, little-endian) does to
 /// the function that breaks a bind of it; `None`: nothing.
 ///
-/// `old` is what the same bytes read now. Where a write does several things, the one that comes first here is told:
+/// `old` is what the same bytes read now. Where a write does several things, the one that comes first here is
+/// told:
 /// * an FLR: PCIe Device Control bit 15 or AF Control bit 0, where the function can do one;
 /// * MSE falls, BME falls (setting them, or clearing them again, is harmless);
-/// * any byte of a BAR register, the same value too (PCIe TDISP: "writes to BARs"); sizing a BAR is such a write;
+/// * any byte of a BAR register, the same value too (PCIe TDISP: "writes to BARs"); sizing a BAR is such a
+///   write;
 /// * the power state becomes D3hot. D1 and D2 keep the function's state and VFIO revokes nothing for them.
 ///
-/// Not told, since [`Event`] has no word for them and VFIO keeps them from the hardware or leaves them alone: the ROM
-/// BAR, BIST, and Device Control's other bits that freeze with LOCK_INTERFACE.
+/// Not told, though a bound TDI goes to ERROR by them too, since [`Event`] has no word for them: the ROM BAR,
+/// BIST, and Device Control's bits that freeze with LOCK_INTERFACE (Extended Tag, No Snoop and others).
 ///
 /// No syscall.
 pub fn classify_write(caps: &Caps, at: u16, width: u8, old: u32, new: u32) -> Option<Event> {
@@ -99,7 +101,8 @@ mod tests {
         (word(old, PM) & 3 != 3 && word(new, PM) & 3 == 3).then_some(Event::D3)
     }
 
-    /// Every width at every offset, odd ones too, with every pattern of the bits that matter, before and after.
+    /// Every width at every offset, odd ones too, with every pattern of the bits that matter, before and
+    /// after.
     #[test]
     fn every_write_is_classified_as_its_effect_on_the_whole_space() {
         let patterns: Vec<u32> =

@@ -12,9 +12,9 @@ const HUGE: [usize; 2] = [1 << 30, 2 << 20];
 
 /// A mapped BAR: uncached, shared with the device, not inherited by a forked child.
 ///
-/// A BAR of 2 MiB or more sits at an address aligned to 2 MiB (1 GiB from 1 GiB on), since VFIO itself picks none and
-/// the kernel can then map it with huge entries. Nothing is pre-faulted: the first access to each page (or huge
-/// page) costs a page fault.
+/// A BAR of 2 MiB or more sits at an address aligned to 2 MiB (1 GiB from 1 GiB on), since VFIO itself picks
+/// none and the kernel can then map it with huge entries. Nothing is pre-faulted: the first access to each
+/// page (or huge page) costs a page fault.
 ///
 /// While the device's memory is disabled an access raises SIGBUS; during a reset it sleeps in the page fault.
 /// The mapping holds the device file open: drop every `Bar` of a function before closing it.
@@ -71,8 +71,8 @@ impl Registers for Bar {
 
     fn read32(&self, at: u64) -> u32 {
         let Some(register) = self.register::<4>(at) else { return u32::MAX };
-        // SAFETY: 1. inside the mapping (`register`, invariant 1). 2. aligned to 4 (`register`, invariant 2). 3. the
-        // bytes are the device's, so they are only ever accessed volatile, never through a reference.
+        // SAFETY: 1. inside the mapping (`register`, invariant 1). 2. aligned to 4 (`register`, invariant 2).
+        // 3. the bytes are the device's, so they are only ever accessed volatile, never through a reference.
         u32::from_le(unsafe { register.cast().read_volatile() })
     }
 
@@ -99,8 +99,8 @@ impl Registers for Bar {
 
 /// Keeps this thread's earlier stores to memory before a register write.
 ///
-/// x86-64: stores to ordinary memory and to uncached memory stay in order, so only the compiler is held back (it
-/// may move plain stores over a volatile one). Elsewhere: a full fence, not proved on hardware.
+/// x86-64: stores to ordinary memory and to uncached memory stay in order, so only the compiler is held back
+/// (it may move plain stores over a volatile one). Elsewhere: a full fence, not proved on hardware.
 #[inline(always)]
 fn order_before_register_write() {
     #[cfg(target_arch = "x86_64")]
@@ -124,7 +124,8 @@ impl Reservation {
     fn map(file: &File, offset: u64, len: usize, align: usize) -> Result<Reservation, Errno> {
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
         let this = Reservation::reserve(len, align)?;
-        // SAFETY: MAP_FIXED replaces pages of our own reservation only (invariant), which nothing refers to yet.
+        // SAFETY: MAP_FIXED replaces pages of our own reservation only (invariant), which nothing refers to
+        // yet.
         let at = unsafe {
             libc::mmap(
                 this.base.as_ptr().cast(),

@@ -38,8 +38,8 @@ pub(crate) fn iova_ranges(iommufd: BorrowedFd<'_>, ioas: u32) -> Result<Vec<Rang
             allowed_iovas: room.as_mut_ptr() as u64,
             ..Default::default()
         };
-        // SAFETY: 1. the number's argument is an iommu_ioas_iova_ranges. 2. `allowed_iovas` points to `num_iovas`
-        // entries of `room`, which outlives the call; the kernel writes no more than that many.
+        // SAFETY: 1. the number's argument is an iommu_ioas_iova_ranges. 2. `allowed_iovas` points to
+        // `num_iovas` entries of `room`, which outlives the call; the kernel writes no more than that many.
         let answer = unsafe { ioctl(iommufd, number::IOAS_IOVA_RANGES, &mut arg) };
         let count = usize::try_from(arg.num_iovas).map_err(|_| Errno(libc::E2BIG))?;
         match answer {

@@ -4,8 +4,8 @@
 //! numbers but never an address, checks what the kernel answers, and keeps its errno. Numbers, layouts and
 //! errno come from the uAPI headers of Linux 7.3 (`include/uapi/linux/{vfio,iommufd}.h`).
 //!
-//! Tests: `number::tests` (every ioctl number, every layout), `bar::tests` (mapping, bounds, alignment; run them
-//! under ASAN), `p2p/tests/vfio_guest.rs` (the calls on a real kernel).
+//! Tests: `number::tests` (every ioctl number, every layout), `bar::tests` (mapping, bounds, alignment; run
+//! them under ASAN), `p2p/tests/vfio_guest.rs` (the calls on a real kernel).
 #![expect(unsafe_code, reason = "ioctl, eventfd, mmap and volatile access have no safe form")]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
@@ -59,7 +59,7 @@ pub(crate) fn eventfd() -> Result<File, Errno> {
 unsafe fn ioctl<T>(fd: BorrowedFd<'_>, number: u32, argument: &mut T) -> Result<libc::c_int, Errno> {
     let argument: *mut T = argument;
     // SAFETY: (1) and (2) are the caller's.
-    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(number), argument) };
+    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), number as libc::Ioctl, argument) };
     if answer < 0 { Err(Errno::last()) } else { Ok(answer) }
 }
 

@@ -1,5 +1,5 @@
-//! VFIO's device ioctls. Facts: `drivers/vfio/{vfio_main,device_cdev}.c`, `drivers/vfio/pci/vfio_pci_{core,intrs,
-//! dmabuf}.c` of Linux 7.3.
+//! VFIO's device ioctls. Facts: `drivers/vfio/{vfio_main,device_cdev}.c`,
+//! `drivers/vfio/pci/vfio_pci_{core,intrs, dmabuf}.c` of Linux 7.3.
 
 use super::{Errno, ioctl, number, owned};
 use std::mem::size_of;
@@ -16,7 +16,8 @@ pub(crate) struct Region {
     pub(crate) offset: u64,
     /// Can it be mapped at all?
     pub(crate) mappable: bool,
-    /// The only parts that can be mapped; empty: all of it. Generic vfio-pci never says this, variant drivers do.
+    /// The only parts that can be mapped; empty: all of it. Generic vfio-pci never says this, variant drivers
+    /// do.
     pub(crate) sparse: Vec<Range<u64>>,
 }
 
@@ -32,7 +33,8 @@ pub(crate) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u3
         iommufd: iommufd.as_raw_fd(),
         ..Default::default()
     };
-    // SAFETY: the number's argument is a vfio_device_bind_iommufd; without BIND_FLAG_TOKEN its address is unused.
+    // SAFETY: the number's argument is a vfio_device_bind_iommufd; without BIND_FLAG_TOKEN its address is
+    // unused.
     unsafe { ioctl(device, number::DEVICE_BIND_IOMMUFD, &mut arg) }?;
     Ok(arg.out_devid)
 }
@@ -93,8 +95,8 @@ fn region_bytes(device: BorrowedFd<'_>, index: u32, need: u32) -> Result<Vec<u8>
     for (at, value) in [(0, ROOM as u32), (8, index)] {
         room.0.iter_mut().skip(at).zip(value.to_ne_bytes()).for_each(|(to, from)| *to = from);
     }
-    // SAFETY: the number's argument is a vfio_region_info and what follows it, up to `argsz`, which is the size of
-    // `room`; it holds no address.
+    // SAFETY: the number's argument is a vfio_region_info and what follows it, up to `argsz`, which is the
+    // size of `room`; it holds no address.
     unsafe { ioctl(device, number::DEVICE_GET_REGION_INFO, &mut room) }?;
     room.0.get(..need).map(<[u8]>::to_vec).ok_or(Errno(libc::EPROTO))
 }
@@ -176,7 +178,8 @@ pub(crate) fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64)
     arg.export.region_index = bar;
     arg.export.open_flags = (libc::O_RDWR | libc::O_CLOEXEC) as u32;
     arg.export.nr_ranges = 1;
-    // SAFETY: the number's argument is a vfio_device_feature followed by the feature's own, which is a DmaBuf1.
+    // SAFETY: the number's argument is a vfio_device_feature followed by the feature's own, which is a
+    // DmaBuf1.
     let fd = unsafe { ioctl(device, number::DEVICE_FEATURE, &mut arg) }?;
     // SAFETY: on success the answer is a descriptor that the kernel made for this call.
     unsafe { owned(fd) }

@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A range of a BAR as a dma-buf of vfio-pci.
 ///
-/// It can be imported any number of times, never mapped by the CPU (use [`super::VfioBar`]). While the exporter has
-/// it revoked an import is refused with [`crate::backend::BackendError::Revoked`]; once the exporter was closed, for
-/// ever. Keep it open as long as the window lives: the last reference to go can wait behind a reset.
+/// It can be imported any number of times, never mapped by the CPU (use [`super::VfioBar`]). While the
+/// exporter has it revoked an import is refused with [`crate::backend::BackendError::Revoked`]; once the
+/// exporter was closed, for ever. Keep it open as long as the window lives: the last reference to go can wait
+/// behind a reset.
 ///
-/// Whoever else holds the descriptor can import the window, and can block the exporter's reset for ever with a
-/// fence that never signals: hand it to nobody untrusted.
+/// Whoever else holds the descriptor can import the window, and can block the exporter's reset for ever with
+/// a fence that never signals: hand it to nobody untrusted.
 #[derive(Debug)]
 pub struct DmaBuf {
     fd: OwnedFd,

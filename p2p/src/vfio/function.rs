@@ -22,11 +22,11 @@ use vfio_bindings::bindings::vfio as uapi;
 const GIB: u64 = 1 << 30;
 const PAGE: u64 = 4096;
 
-/// A function that this process holds: bound to the iommufd, reset, MSE on, BME off, all DMA blocked until it is
-/// attached.
+/// A function that this process holds: bound to the iommufd, reset, MSE on, BME off, all DMA blocked until it
+/// is attached.
 ///
-/// Dropping it detaches it and closes the device file. When that was the last reference (see [`super::VfioBar`]) the
-/// kernel revokes its exports for ever, stops its DMA and resets it, which can sleep.
+/// Dropping it detaches it and closes the device file. When that was the last reference (see
+/// [`super::VfioBar`]) the kernel revokes its exports for ever, stops its DMA and resets it, which can sleep.
 #[derive(Debug)]
 pub struct VfioFunction {
     // The device file goes before the address space: an IOAS with an attached device cannot be destroyed.
@@ -118,8 +118,8 @@ impl Function for VfioFunction {
         self.bars.each_ref().map(|region| region.size)
     }
 
-    /// One syscall; wakes the function up if it sleeps. VFIO hides some extended capabilities from the list (PASID, DOE,
-    /// IDE); their registers can be read.
+    /// One syscall; wakes the function up if it sleeps. VFIO hides some extended capabilities from the list
+    /// (PASID, DOE, IDE); their registers can be read.
     fn config_read(&self, at: u16, width: u8) -> Result<u32, BackendError> {
         let place = self.config_at(at, width)?;
         let mut bytes = [0; 4];
@@ -128,8 +128,8 @@ impl Function for VfioFunction {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// One syscall. Sleeps when it starts an FLR. A write that starts at COMMAND revokes all exports unless its value has
-    /// MSE, even when it covers only a part of COMMAND: write it as 16 bits.
+    /// One syscall. Sleeps when it starts an FLR. A write that starts at COMMAND revokes all exports unless
+    /// its value has MSE, even when it covers only a part of COMMAND: write it as 16 bits.
     fn config_write(&self, at: u16, width: u8, value: u32) -> Result<(), BackendError> {
         let place = self.config_at(at, width)?;
         let bytes = value.to_le_bytes();
@@ -137,8 +137,8 @@ impl Function for VfioFunction {
         self.device.write_all_at(wanted, place).map_err(|e| Errno::from(e).of("write config space"))
     }
 
-    /// One syscall, and an IOTLB flush when it replaces another space; up to 10 in half a second while the kernel
-    /// says EBUSY. Replacing is one step, but DMA under way may be lost.
+    /// One syscall, and an IOTLB flush when it replaces another space; up to 10 in half a second while the
+    /// kernel says EBUSY. Replacing is one step, but DMA under way may be lost.
     fn attach(&self, space: &Ioas) -> Result<(), BackendError> {
         if !space.iommufd().is(&self.iommufd) {
             // Its id means another object, or none, in our iommufd.
@@ -173,8 +173,8 @@ impl Function for VfioFunction {
         Bar::map(&self.device, region.offset, region.size).map_err(|e| e.of("mmap of a BAR"))
     }
 
-    /// 2 syscalls: a probe, so that a kernel without the feature is told from a bad range, and the export. The MSI-X
-    /// table is not kept out: see [`crate::pci::config::Msix::touches`].
+    /// 2 syscalls: a probe, so that a kernel without the feature is told from a bad range, and the export.
+    /// The MSI-X table is not kept out: see [`crate::pci::config::Msix::touches`].
     fn export(&self, bar: u8, range: Range<u64>) -> Result<DmaBuf, BackendError> {
         let region = self.memory_bar(bar)?;
         let (at, len) = (range.start, range.end.saturating_sub(range.start));
@@ -188,8 +188,8 @@ impl Function for VfioFunction {
         Ok(DmaBuf::new(fd, len))
     }
 
-    /// One syscall, up to 10 in half a second while the kernel says EAGAIN (device lock); each of them revokes. Sleeps up to
-    /// 60 s, uninterruptibly. Config space is as before afterwards, BME included.
+    /// One syscall, up to 10 in half a second while the kernel says EAGAIN (device lock); each of them
+    /// revokes. Sleeps up to 60 s, uninterruptibly. Config space is as before afterwards, BME included.
     fn reset(&self) -> Result<(), BackendError> {
         patiently(libc::EAGAIN, || sys::vfio::reset(self.device.as_fd()))
             .map_err(|e| e.of("VFIO_DEVICE_RESET"))
@@ -200,8 +200,8 @@ impl Function for VfioFunction {
         self.roots.reset_methods(self.at)
     }
 
-    /// At most 2 syscalls, never sleeps. Notices of a kind that came since the last call are one; the kernel repeats
-    /// a request every 10 s.
+    /// At most 2 syscalls, never sleeps. Notices of a kind that came since the last call are one; the kernel
+    /// repeats a request every 10 s.
     fn notice(&self) -> Option<Notice> {
         let came = |eventfd: &Option<File>| {
             eventfd.as_ref().is_some_and(|mut file| matches!(file.read(&mut [0; 8]), Ok(8)))
@@ -220,8 +220,8 @@ impl Function for VfioFunction {
 
 impl Drop for VfioFunction {
     fn drop(&mut self) {
-        // A mapping of a BAR may outlive `self` and keep the device file: its DMA ends here all the same, and its
-        // address space can be destroyed.
+        // A mapping of a BAR may outlive `self` and keep the device file: its DMA ends here all the same, and
+        // its address space can be destroyed.
         if self.attached().is_some() {
             if let Err(error) = self.detach() {
                 tracing::error!(at = %self.at, %error, "detach on close");
@@ -252,7 +252,8 @@ pub(super) fn binding(roots: &Roots, at: PciAddress, errno: Errno) -> BackendErr
     }
 }
 
-/// Has the kernel signal a notice by an eventfd; `None` where the function has none of the kind (ERR is PCIe's).
+/// Has the kernel signal a notice by an eventfd; `None` where the function has none of the kind (ERR is
+/// PCIe's).
 fn listen(device: &File, index: u32) -> Result<Option<File>, BackendError> {
     match sys::vfio::irq_count(device.as_fd(), index) {
         Ok(0) | Err(Errno(libc::EINVAL)) => return Ok(None),
@@ -265,7 +266,8 @@ fn listen(device: &File, index: u32) -> Result<Option<File>, BackendError> {
     Ok(Some(eventfd))
 }
 
-/// Physical addresses of the BARs modulo 1 GiB, 0 where not known: they only make large IOMMU entries possible.
+/// Physical addresses of the BARs modulo 1 GiB, 0 where not known: they only make large IOMMU entries
+/// possible.
 fn congruence(roots: &Roots, at: PciAddress) -> [u64; 6] {
     let mut all = [0; 6];
     let resources = sysfs::resources(&roots.sysfs, at).unwrap_or_default();

@@ -1,12 +1,13 @@
 //! The backend of the running kernel: VFIO device cdevs, iommufd, dma-bufs.
 //!
-//! Needs Linux with CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV and CONFIG_VFIO_PCI_DMABUF, an IOMMU that is on, and
-//! functions that are bound to vfio-pci. Functions without an IOMMU (`noiommu-vfioN`) are refused: there a revoke
-//! could not stop DMA.
+//! Needs Linux with CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV and CONFIG_VFIO_PCI_DMABUF, an IOMMU that is on,
+//! and functions that are bound to vfio-pci. Functions without an IOMMU (`noiommu-vfioN`) are refused: there
+//! a revoke could not stop DMA.
 //!
-//! Rules: `drivers/vfio/{vfio_main,device_cdev}.c` and `drivers/vfio/pci/vfio_pci_{core,config,intrs,dmabuf}.c` of
-//! Linux 7.3. There is no call that unbinds: a function is let go when its [`VfioFunction`] *and every
-//! [`VfioBar`] of it* were dropped, since a mapping holds the device file.
+//! Rules: `drivers/vfio/{vfio_main,device_cdev}.c` and
+//! `drivers/vfio/pci/vfio_pci_{core,config,intrs,dmabuf}.c` of Linux 7.3. There is no call that unbinds: a
+//! function is let go when its [`VfioFunction`] *and every [`VfioBar`] of it* were dropped, since a mapping
+//! holds the device file.
 
 mod dmabuf;
 mod find;
@@ -89,8 +90,8 @@ impl Backend for Vfio {
     }
 }
 
-/// Repeats `call` while it answers `busy`, with pauses from 1 ms that double: 10 tries in half a second. The last answer
-/// counts.
+/// Repeats `call` while it answers `busy`, with pauses from 1 ms that double: 10 tries in half a second. The
+/// last answer counts.
 fn patiently<T>(busy: i32, mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for tries in 0..9 {
         match call() {
