@@ -208,19 +208,42 @@ fn detach_stops_an_initiator() {
 }
 
 #[test]
-fn a_space_outlives_its_last_owner_while_attached_and_ends_with_the_device() {
+fn a_space_ends_with_its_last_owner_be_it_a_function() {
     let Some(guest) = guest() else { return };
-    let function = guest.vfio.open(guest.find((0x1234, 0x11e8))).unwrap();
+    let open = || guest.vfio.open(guest.find((0x1234, 0x11e8))).unwrap();
+    // The kernel gives out the lowest free number, so the number of a destroyed space comes back.
+    let next = || guest.vfio.space().unwrap().id();
+    let function = open();
     let space = guest.vfio.space().unwrap();
     let id = space.id();
     function.attach(&space).unwrap();
     drop(space);
-    // Replaced by another space, the first has no owner left and is destroyed, or its id would stay in use
-    // for ever.
+    assert_ne!(next(), id, "kept by the function");
     let other = guest.vfio.space().unwrap();
-    assert_ne!(other.id(), id);
     function.attach(&other).unwrap();
+    assert_eq!(next(), id, "replaced, so nobody's");
+    let other_id = other.id();
+    drop(other);
     function.detach().unwrap();
+    let after: Vec<_> = (0..8).map(|_| guest.vfio.space().unwrap()).collect();
+    assert!(after.iter().any(|space| space.id() == other_id), "detached, so nobody's");
+    drop(after);
+
+    // A mapping keeps the device, but not its space: dropping the function detached it.
+    let space = guest.vfio.space().unwrap();
+    let id = space.id();
+    let bar = function.map_bar(0).unwrap();
+    function.attach(&space).unwrap();
+    drop(space);
+    drop(function);
+    assert_eq!(next(), id);
+    drop(bar);
+}
+
+#[test]
+fn a_space_of_another_iommufd_is_refused() {
+    let Some(guest) = guest() else { return };
+    let function = guest.vfio.open(guest.find((0x1234, 0x11e8))).unwrap();
     let foreign = Vfio::new().unwrap().space().unwrap();
     assert_eq!(errno(function.attach(&foreign)), libc::EXDEV);
 }
