@@ -227,8 +227,8 @@ impl Backing {
             domain: 0,
             readable: access.readable(),
             writable: access.writable(),
-            device: 0,
-            cpu: self.cpu().as_ptr() as u64,
+            device: None,
+            cpu: Some(self.cpu().as_ptr() as u64),
             len: self.len(),
         }
     }

@@ -129,7 +129,8 @@ pub enum Submit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flow {
-    /// The handle belongs to another domain (its addresses mean something else here) or fabric.
+    /// The handle belongs to another domain (its addresses mean something else here) or fabric, or the region has
+    /// no address that this channel's engine could use.
     Domain,
     /// The channel's requests don't reach such a region: T=0 to a private window, or T=1 to a shared one.
     Trust,

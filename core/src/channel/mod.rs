@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //! - **C1** The state belongs to the owner while it is inside a section and the owner word it read after the pin
-//!   was not `TAKEN`; it belongs to a revoker from the end of a grace period that followed its own change of the
-//!   word to `TAKEN` until it stores another value (Release).
+//!   had no `TAKEN`; it belongs to a revoker from the end of a grace period that followed its own setting of that
+//!   bit until it clears it (Release). The other bits may be set by anyone at any time and are never lost.
 #![expect(
     unsafe_code,
     reason = "the owner's access to the shared state (C1); models: epoch/model.rs, channel/model.rs"
@@ -29,7 +29,7 @@ pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
 use crate::Cause;
 use crate::drain::Gate;
 use crate::engine::{AddressSpace, Engine};
-use crate::epoch::Line;
+use crate::epoch::{Line, this_thread};
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
 use crate::region::table::word;
@@ -38,20 +38,18 @@ use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::sync::Arc;
 
-/// Values of the owner word.
+/// Bits of the owner word.
 pub(crate) mod owner {
-    /// The owner's, and it may submit.
+    /// None of them: the owner's, and it may submit.
     pub(crate) const MINE: u64 = 0;
-    /// The owner's, to poll only: its device is closing.
+    /// Its device is closing: the owner may poll, not submit. Never cleared.
     pub(crate) const CLOSING: u64 = 1;
     /// A revoker's.
     pub(crate) const TAKEN: u64 = 2;
-    /// The owner's again; the engine is gone, completions are left to be fetched.
-    pub(crate) const CLOSED: u64 = 3;
-    /// The owner dropped it: the fabric's.
-    pub(crate) const ORPHANED: u64 = 4;
-    /// A revoker's, and the owner dropped it meanwhile: to be closed, not given back.
-    pub(crate) const ABANDONED: u64 = 5;
+    /// The engine is gone; completions are left to be fetched. Never cleared.
+    pub(crate) const CLOSED: u64 = 4;
+    /// The owner dropped it: whoever has it closes it. Never cleared.
+    pub(crate) const ORPHANED: u64 = 8;
 }
 
 /// How a channel is set up.
@@ -105,7 +103,8 @@ pub(crate) struct Meta {
     pub(crate) name: String,
     pub(crate) poller: Arc<Poller>,
     pub(crate) gate: Option<Gate>,
-    pub(crate) space: AddressSpace,
+    /// Domain bits of the regions it reaches by device address.
+    pub(crate) domain: u64,
     /// Code of the cause why it is closing or closed.
     pub(crate) cause: AtomicU64,
 }
@@ -113,6 +112,11 @@ pub(crate) struct Meta {
 impl Meta {
     pub(crate) fn cause(&self) -> Cause {
         Cause::from_code(self.cause.load(Ordering::Relaxed) as u8).unwrap_or(Cause::User)
+    }
+
+    /// Keeps the first cause.
+    pub(crate) fn blame(&self, why: Cause) {
+        let _ = self.cause.compare_exchange(0, why as u64, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -188,19 +192,20 @@ impl<E: Engine> Channel<E> {
                 name: cfg.name.clone().unwrap_or_else(|| format!("{short}-{id}")),
                 poller: poller.clone(),
                 gate: seat.gate,
-                space: E::SPACE,
+                domain: u64::from(seat.domain.0) << word::DOMAIN_SHIFT & word::DOMAIN,
                 cause: AtomicU64::new(0),
             },
             state: Cell::new(State { engine: Some(engine), ring }),
         });
-        let denied = match seat.reach {
-            Reach::Process => word::WINDOWS,
-            Reach::Shared => word::PRIVATE_WINDOW,
-            Reach::Private => word::SHARED_WINDOW,
+        let denied = match (E::SPACE, seat.reach) {
+            (AddressSpace::Cpu, _) | (_, Reach::Process) => word::WINDOWS,
+            (_, Reach::Shared) => word::PRIVATE_WINDOW,
+            (_, Reach::Private) => word::SHARED_WINDOW,
         };
-        let (domain, mask) = match E::SPACE {
-            AddressSpace::Device => (u64::from(seat.domain.0) << word::DOMAIN_SHIFT, word::DOMAIN),
-            AddressSpace::Cpu => (0, 0),
+        // A region without an address in the engine's space has none that could be given to the engine.
+        let (expect, mask) = match E::SPACE {
+            AddressSpace::Device => (core.meta.domain | word::DEVICE, word::DOMAIN | word::DEVICE),
+            AddressSpace::Cpu => (word::CPU, word::CPU),
         };
         fabric.epoch.register(&core.line);
         fabric.enlist(core.clone());
@@ -208,7 +213,7 @@ impl<E: Engine> Channel<E> {
         Channel {
             core,
             fabric: fabric.clone(),
-            expect: domain & word::DOMAIN,
+            expect,
             mask: mask | word::GENERATION | word::FABRIC | word::LIVE | denied,
             mode,
             not_sync: std::marker::PhantomData,
@@ -223,6 +228,7 @@ impl<E: Engine> Channel<E> {
     #[inline]
     pub fn pin(&mut self) -> Result<Pinned<'_, E>, Seized> {
         let line = &*self.core.line;
+        line.thread.store(this_thread(), Ordering::Relaxed);
         let epoch = if self.mode == 0 {
             self.fabric.epoch.enter(line, false)
         } else {
@@ -230,7 +236,7 @@ impl<E: Engine> Channel<E> {
         };
         // Acquire: what a revoker did to the state before it gave it back is ours.
         let owner = line.owner.load(Ordering::Acquire);
-        if owner == owner::TAKEN {
+        if owner & owner::TAKEN != 0 {
             self.fabric.epoch.leave(line, epoch);
             return Err(Seized);
         }
@@ -261,7 +267,7 @@ impl<E: Engine> Channel<E> {
     /// Why it is closing or closed; `None` while open.
     pub fn closed(&self) -> Option<Cause> {
         let owner = self.core.line.owner.load(Ordering::Acquire);
-        matches!(owner, owner::CLOSING | owner::CLOSED).then(|| self.core.meta.cause())
+        (owner & (owner::CLOSING | owner::CLOSED) != 0).then(|| self.core.meta.cause())
     }
 
     /// After [`Seized`]: fetches the completions that the revoke left (revoked, aborted, or done meanwhile).
@@ -291,10 +297,10 @@ impl<E: Engine> Channel<E> {
 
     fn peek<R>(&mut self, look: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
         let epoch = enter_slow(&self.fabric, &self.core.line, &mut self.mode);
-        let mine = self.core.line.owner.load(Ordering::Acquire) != owner::TAKEN;
+        let mine = self.core.line.owner.load(Ordering::Acquire) & owner::TAKEN == 0;
         let result = mine.then(|| {
             let mut ptr = self.core.state.ptr();
-            // SAFETY: 1. C1: pinned, and the word read after it was not TAKEN; `&mut self` keeps other pins away.
+            // SAFETY: 1. C1: pinned, and the word read after it had no TAKEN; `&mut self` keeps other pins away.
             look(unsafe { cell_mut(&mut ptr) })
         });
         self.fabric.epoch.leave(&self.core.line, epoch);

@@ -18,6 +18,8 @@ pub(crate) enum Ended {
     Done = 0,
     Device = 1,
     Withdrawn = 2,
+    /// A read-back whose value proves nothing.
+    Unproved = 3,
 }
 
 /// What a revoker finds in an entry that once named its region.
@@ -78,6 +80,7 @@ impl Names {
         Look::Ended(match word as u32 {
             0 => Ended::Done,
             1 => Ended::Device,
+            3 => Ended::Unproved,
             _ => Ended::Withdrawn,
         })
     }
@@ -86,6 +89,19 @@ impl Names {
     pub(crate) fn count(&self, wanted: impl Fn([u32; 2]) -> bool) -> u64 {
         let named = |i: &usize| matches!(self.look(*i), Look::InFlight(regions) if wanted(regions));
         (0..self.len()).filter(named).count() as u64
+    }
+
+    /// Every region that an operation in flight names, or that may have posted writes on the way to it.
+    pub(crate) fn touched(&self) -> Vec<u32> {
+        let mut all = self.dirty().unwrap_or_default();
+        for index in 0..self.len() {
+            if let Look::InFlight(regions) = self.look(index) {
+                all.extend(regions.into_iter().filter(|r| *r != NO_REGION));
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Remembers that `region` (a window) was written. By the owner.

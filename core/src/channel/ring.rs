@@ -48,26 +48,34 @@ pub(crate) struct Ring {
     pub(crate) counters: Counters,
     /// Completions that nobody has been handed yet.
     leftovers: VecDeque<Completion>,
-    /// Running confirms: (ticket of the last read-back of it, tickets it will prove).
+    /// Running confirms, oldest first.
     confirms: VecDeque<Confirm>,
     /// First ticket in `confirms`, `u64::MAX` if none: one compare for each completion.
     next_special: u64,
+    /// A window went away with writes that nothing proved: `confirmed` never moves again.
+    lost: bool,
     /// The window written last, so that `soil` is called once for a run of them.
     pub(crate) soiled: u32,
     /// Counts `soil`.
     soilings: u64,
 }
 
+/// One confirm: a read-back of each window, with tickets in a row. It completes once, as a whole, with the last
+/// ticket.
 #[derive(Debug, Clone, Copy)]
 struct Confirm {
-    ticket: u64,
-    /// In the last of its group: what the group proves once all of it was good.
-    proves: Option<u64>,
-    /// A revoker's own: not handed to the user.
+    first: u64,
+    last: u64,
+    /// Read-backs still in flight.
+    left: u64,
+    /// What it proves if every read-back was good.
+    proves: u64,
+    /// Not handed to the user: a revoker's own, or one that did not fit.
     internal: bool,
     /// `soilings` when it was queued: unchanged at its end, the windows are clean.
     soilings: u64,
-    outcome: Option<Outcome>,
+    /// How the worst ended.
+    worst: Status,
 }
 
 impl Ring {
@@ -85,6 +93,7 @@ impl Ring {
             leftovers: VecDeque::new(),
             confirms: VecDeque::new(),
             next_special: u64::MAX,
+            lost: false,
             soiled: super::NO_REGION,
             soilings: 0,
         }
@@ -137,7 +146,7 @@ impl Ring {
         let (status, ended) = match outcome {
             Outcome::Done => (Status::Done, Ended::Done),
             Outcome::Device(code) => (Status::Device(code), Ended::Device),
-            Outcome::Unchecked => (Status::Unconfirmed, Ended::Done),
+            Outcome::Unchecked => (Status::Unconfirmed, Ended::Unproved),
         };
         // Release: a revoker that sees it ended sees what the device did before.
         name.store(Names::ended(ended), Ordering::Release);
@@ -145,10 +154,11 @@ impl Ring {
             Ended::Device => self.counters.device_errors += 1,
             _ => self.counters.done += 1,
         }
-        if entry.ticket >= self.next_special && self.special(entry.ticket, outcome) {
-            return None;
+        let completion = Completion { ticket: Ticket(entry.ticket), cookie: entry.cookie, status, len };
+        if entry.ticket >= self.next_special {
+            return self.special(completion);
         }
-        Some(Completion { ticket: Ticket(entry.ticket), cookie: entry.cookie, status, len })
+        Some(completion)
     }
 
     /// Advances `oldest` over everything that ended.
@@ -163,42 +173,67 @@ impl Ring {
         }
     }
 
-    /// Registers a read-back just accepted as `ticket`.
-    pub(crate) fn expect_confirm(&mut self, ticket: Ticket, proves: Option<u64>, internal: bool) {
+    /// Registers the read-backs just accepted as `first..=last`.
+    pub(crate) fn expect_confirm(&mut self, first: Ticket, last: Ticket, proves: u64, internal: bool) {
         self.confirms.push_back(Confirm {
-            ticket: ticket.0,
+            first: first.0,
+            last: last.0,
+            left: last.0 - first.0 + 1,
             proves,
             internal,
             soilings: self.soilings,
-            outcome: None,
+            worst: Status::Done,
         });
-        self.next_special = self.confirms.front().map_or(u64::MAX, |c| c.ticket);
+        self.next_special = self.confirms.front().map_or(u64::MAX, |c| c.first);
     }
 
-    /// A ticket at or past the first running confirm ended. True if it was a revoker's own.
+    /// A ticket at or past the first running confirm ended: what the user gets of it.
     #[cold]
-    fn special(&mut self, ticket: u64, outcome: Outcome) -> bool {
-        let mut internal = false;
-        if let Some(confirm) = self.confirms.iter_mut().find(|c| c.ticket == ticket) {
-            confirm.outcome = Some(outcome);
-            internal = confirm.internal;
+    fn special(&mut self, ended: Completion) -> Option<Completion> {
+        let ticket = ended.ticket.0;
+        let Some(confirm) = self.confirms.iter_mut().find(|c| (c.first..=c.last).contains(&ticket)) else {
+            return Some(ended);
+        };
+        confirm.left -= 1;
+        if confirm.worst == Status::Done {
+            confirm.worst = ended.status;
         }
-        // Confirms end in order; a bad read-back spoils the group it belongs to (up to the one that proves).
-        while let Some(end) = self.confirms.iter().position(|c| c.proves.is_some()) {
-            if self.confirms.iter().take(end + 1).any(|c| c.outcome.is_none()) {
-                break;
+        let mut answer = None;
+        // In order, so that `confirmed` covers a confirm when its completion is handed out.
+        while let Some(confirm) = self.confirms.front().filter(|c| c.left == 0).copied() {
+            self.confirms.pop_front();
+            if confirm.internal {
+                continue;
             }
-            let group: Vec<Confirm> = self.confirms.drain(..=end).collect();
-            if let (true, Some(last)) = (group.iter().all(|c| c.outcome == Some(Outcome::Done)), group.last())
-            {
-                self.confirmed = self.confirmed.max(last.proves.unwrap_or(0));
-                if !last.internal && last.soilings == self.soilings {
+            if confirm.worst == Status::Done {
+                self.confirmed = self.confirmed.max(confirm.proves);
+                // A write that was in flight when the read-backs were queued may have passed them.
+                if confirm.soilings == self.soilings && confirm.proves + 1 == confirm.first {
                     self.names.clean(|_| true);
                 }
             }
+            let whole = Completion { ticket: Ticket(confirm.last), cookie: 0, status: confirm.worst, len: 0 };
+            if let Some(earlier) = answer.replace(whole) {
+                self.leftovers.push_back(earlier);
+            }
         }
-        self.next_special = self.confirms.front().map_or(u64::MAX, |c| c.ticket);
-        internal
+        self.next_special = self.confirms.front().map_or(u64::MAX, |c| c.first);
+        answer
+    }
+
+    /// Can `confirmed` still move?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// A drain ends, and these windows with it. `proved`: they were flushed, and their mappings alive.
+    pub(crate) fn settle(&mut self, gone: &dyn Fn(u32) -> bool, proved: bool) {
+        self.names.clean(gone);
+        self.soiled = super::NO_REGION;
+        self.lost |= !proved;
+        if !self.lost && self.names.dirty().is_some_and(|windows| windows.is_empty()) {
+            self.confirmed = self.confirmed.max(self.oldest - 1);
+        }
     }
 
     /// A window other than the last one is about to be written.
@@ -228,21 +263,24 @@ impl Ring {
             if let Some(name) = self.names.entry(index) {
                 name.store(Names::ended(Ended::Withdrawn), Ordering::Release);
             }
-            let internal = self.confirms.iter().any(|c| c.ticket == ticket && c.internal);
-            if let (false, Some(entry)) = (internal, self.entries.get(index)) {
+            let status = if hit { Status::Revoked } else { Status::Aborted };
+            if let Some(confirm) = self.confirms.iter_mut().find(|c| (c.first..=c.last).contains(&ticket)) {
+                confirm.worst = status;
+            } else if let Some(entry) = self.entries.get(index) {
                 *(if hit { &mut n } else { &mut m }) += 1;
-                let status = if hit { Status::Revoked } else { Status::Aborted };
-                self.leftovers.push_back(Completion {
-                    ticket: Ticket(ticket),
-                    cookie: entry.cookie,
-                    status,
-                    len: 0,
-                });
+                let cookie = entry.cookie;
+                self.leftovers.push_back(Completion { ticket: Ticket(ticket), cookie, status, len: 0 });
             }
+        }
+        for confirm in self.confirms.drain(..).filter(|c| !c.internal) {
+            // Read-backs of it that ended have not been handed out: it ends here, as a whole.
+            let status = if confirm.left == 0 { confirm.worst } else { worst_of(confirm.worst) };
+            *(if status == Status::Revoked { &mut n } else { &mut m }) += 1;
+            let ticket = Ticket(confirm.last);
+            self.leftovers.push_back(Completion { ticket, cookie: 0, status, len: 0 });
         }
         self.counters.revoked += n;
         self.counters.aborted += m;
-        self.confirms.clear();
         self.next_special = u64::MAX;
         self.advance();
         (n, m)
@@ -274,6 +312,11 @@ impl Ring {
     }
 }
 
+/// Of a confirm that was withdrawn with read-backs in flight.
+fn worst_of(status: Status) -> Status {
+    if status == Status::Revoked { status } else { Status::Aborted }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -303,17 +346,44 @@ mod tests {
     #[test]
     fn confirmed_moves_only_when_every_read_back_of_the_group_was_good() {
         let mut ring = Ring::new(7);
-        for (outcome, expect) in [(Outcome::Unchecked, 0), (Outcome::Device(1), 0), (Outcome::Done, 5)] {
-            let a = ring.accept(NO, NO, 0);
-            ring.expect_confirm(a, None, false);
-            let b = ring.accept(NO, NO, 0);
-            ring.expect_confirm(b, Some(5), false);
-            let _ = ring.complete((b.0 & 7) as u32, Outcome::Done, 0);
-            assert_eq!(ring.confirmed, 0, "its sibling is in flight");
-            let _ = ring.complete((a.0 & 7) as u32, outcome, 0);
+        let rounds = [
+            (Outcome::Unchecked, Status::Unconfirmed, 0),
+            (Outcome::Device(1), Status::Device(1), 0),
+            (Outcome::Done, Status::Done, 5),
+        ];
+        for (outcome, status, expect) in rounds {
+            let (a, b) = (ring.accept(NO, NO, 0), ring.accept(NO, NO, 0));
+            ring.expect_confirm(a, b, 5, false);
+            assert_eq!(ring.complete((b.0 & 7) as u32, Outcome::Done, 0), None, "its sibling is in flight");
+            assert_eq!(ring.confirmed, 0);
+            let whole = ring.complete((a.0 & 7) as u32, outcome, 0).unwrap();
+            assert_eq!((whole.ticket, whole.status), (b, status), "one completion for the confirm");
             assert_eq!(ring.confirmed, expect);
             ring.advance();
         }
+    }
+
+    #[test]
+    fn a_withdrawn_confirm_completes_once_as_a_whole() {
+        let mut ring = Ring::new(7);
+        let (a, b) = (ring.accept(1, NO, 0), ring.accept(2, NO, 0));
+        ring.expect_confirm(a, b, 0, false);
+        assert_eq!(ring.complete((b.0 & 7) as u32, Outcome::Done, 0), None);
+        assert_eq!(ring.withdraw(&|region| region == 1), (1, 0));
+        let mut out = [Completion::EMPTY; 4];
+        assert_eq!(ring.take_leftovers(&mut out), 1);
+        assert_eq!((out[0].ticket, out[0].status), (b, Status::Revoked));
+    }
+
+    #[test]
+    fn an_unproved_flush_stops_confirmed_for_ever() {
+        let mut ring = Ring::new(7);
+        let a = ring.accept(1, 2, 0);
+        let _ = ring.complete((a.0 & 7) as u32, Outcome::Done, 0);
+        ring.advance();
+        ring.settle(&|_| true, false);
+        ring.settle(&|_| true, true);
+        assert_eq!((ring.confirmed, ring.is_lost()), (0, true));
     }
     const NO: u32 = super::super::NO_REGION;
 }

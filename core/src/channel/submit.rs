@@ -45,7 +45,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
 
     #[inline(always)]
     fn split(&mut self) -> (&mut State<E>, &Channel<E>) {
-        // SAFETY: 1. C1: this section is pinned and saw an owner word that was not TAKEN. 2. `Pinned` borrows the
+        // SAFETY: 1. C1: this section is pinned and saw an owner word without TAKEN. 2. `Pinned` borrows the
         // channel mutably, so there is no second section on it, and `self` is borrowed for as long as the result.
         (unsafe { cell_mut(&mut self.state) }, &*self.channel)
     }
@@ -125,8 +125,8 @@ impl<'a, E: Engine> Pinned<'a, E> {
         n
     }
 
-    /// Queues a checked read-back of every window written since the last one. When it completes `Done`,
-    /// [`Channel::confirmed`] covers everything that had completed by now. `Queued(Ticket(0))`: nothing to do,
+    /// Queues a checked read-back of every window written since the last one. It completes once, with the worst
+    /// status of them; when that is `Done`, [`Channel::confirmed`] covers everything that had completed by now. `Queued(Ticket(0))`: nothing to do,
     /// confirmed already moved.
     ///
     /// # Errors
@@ -137,11 +137,14 @@ impl<'a, E: Engine> Pinned<'a, E> {
         }
         let open = self.open;
         let (state, channel) = self.split();
-        let windows = channel.core.names.dirty().ok_or(Unconfirmable::Windows)?;
         let Some(engine) = state.engine.as_mut().filter(|_| open) else {
             return Ok(refuse(channel, false));
         };
         let ring = &mut state.ring;
+        if ring.is_lost() {
+            return Err(Unconfirmable::Revoked);
+        }
+        let windows = channel.core.names.dirty().ok_or(Unconfirmable::Windows)?;
         let proves = ring.oldest - 1;
         if windows.is_empty() {
             ring.confirmed = ring.confirmed.max(proves);
@@ -154,22 +157,30 @@ impl<'a, E: Engine> Pinned<'a, E> {
         if ring.last - (ring.oldest - 1) + targets.len() as u64 > ring.depth {
             return Ok(Submit::Full);
         }
-        let mut last = None;
-        for (i, window) in targets.iter().enumerate() {
+        let first = Ticket(ring.last + 1);
+        let mut refused = None;
+        for window in &targets {
             match engine.push(ring.next_index(), &Operation::ReadBack { window: *window }) {
-                Push::Taken => {}
-                // What was pushed of the group proves nothing by itself.
-                Push::Full => return Ok(Submit::Full),
-                Push::Unsupported => return Err(Unconfirmable::Engine),
-            }
-            let ticket = ring.accept(window.region, NO_REGION, 0);
-            ring.expect_confirm(ticket, (i + 1 == targets.len()).then_some(proves), false);
-            last = Some(ticket);
+                Push::Taken => ring.accept(window.region, NO_REGION, 0),
+                refusal => {
+                    refused = Some(refusal);
+                    break;
+                }
+            };
+        }
+        let last = Ticket(ring.last);
+        if last >= first {
+            // What did not fit whole proves nothing, and is nobody's to hear of.
+            ring.expect_confirm(first, last, proves, refused.is_some());
         }
         // What is written from now on soils anew, and keeps this confirm from calling its window clean.
         ring.soiled = NO_REGION;
-        self.pushed = true;
-        Ok(Submit::Queued(last.unwrap_or_default()))
+        self.pushed |= last >= first;
+        match refused {
+            None => Ok(Submit::Queued(last)),
+            Some(Push::Unsupported) => Err(Unconfirmable::Engine),
+            Some(_) => Ok(Submit::Full),
+        }
     }
 
     /// Rings the doorbell and leaves the section; the same as dropping it.
@@ -231,7 +242,7 @@ impl<E: Engine> Channel<E> {
 
     /// A live window by its slot.
     fn window(&self, region: u32) -> Option<Target> {
-        self.fabric.window(region, E::SPACE)
+        self.fabric.window(region)
     }
 }
 
@@ -244,7 +255,7 @@ fn deny(seen: u64, wrong: u64) -> Submit {
         Submit::Denied(Flow::Domain)
     } else if wrong & (word::GENERATION | word::LIVE) != 0 {
         Submit::Stale(generation)
-    } else if wrong & word::DOMAIN != 0 {
+    } else if wrong & (word::DOMAIN | word::ADDRESSES) != 0 {
         Submit::Denied(Flow::Domain)
     } else if wrong & word::WINDOWS != 0 {
         Submit::Denied(Flow::Trust)
@@ -257,8 +268,6 @@ fn deny(seen: u64, wrong: u64) -> Submit {
 #[cold]
 #[inline(never)]
 fn refuse<E: Engine>(channel: &Channel<E>, open: bool) -> Submit {
-    match channel.core.line.owner.load(Ordering::Acquire) {
-        owner::MINE if open => Submit::Full,
-        _ => Submit::Closed(channel.core.meta.cause()),
-    }
+    let closing = channel.core.line.owner.load(Ordering::Acquire) & (owner::CLOSING | owner::CLOSED) != 0;
+    if open && !closing { Submit::Full } else { Submit::Closed(channel.core.meta.cause()) }
 }

@@ -35,10 +35,10 @@ pub(crate) unsafe trait Erased: Send + Sync + Debug {
     unsafe fn begin_flush(&self, window: &Target) -> Flushing;
     /// # Safety
     /// As [`Erased::cancel`].
-    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> Flush;
+    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> (Flush, bool);
     /// # Safety
     /// As [`Erased::cancel`].
-    unsafe fn settle(&self, flushed: &dyn Fn(u32) -> bool);
+    unsafe fn settle(&self, gone: &dyn Fn(u32) -> bool, proved: bool);
     /// # Safety
     /// As [`Erased::cancel`].
     unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>>;
@@ -131,7 +131,7 @@ unsafe impl<E: Engine> Erased for Core<E> {
                 match engine.push(ring.next_index(), &Operation::ReadBack { window: *window }) {
                     Push::Taken => {
                         let ticket = ring.accept(window.region, NO_REGION, 0);
-                        ring.expect_confirm(ticket, Some(0), true);
+                        ring.expect_confirm(ticket, ticket, 0, true);
                         engine.doorbell();
                         Flushing::Queued(ticket.0)
                     }
@@ -141,43 +141,39 @@ unsafe impl<E: Engine> Erased for Core<E> {
             })
         }
     }
-    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> Flush {
+    unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> (Flush, bool) {
         match *flushing {
             Flushing::Waiting => {
                 // SAFETY: 1. C1, by the caller.
                 *flushing = unsafe { self.begin_flush(window) };
-                Flush::Pending
+                (Flush::Pending, false)
             }
             // SAFETY: 1. C1, by the caller.
             Flushing::Queued(ticket) => unsafe {
                 self.with(|state| {
                     retire_all(state);
                     match state.ring.ended(ticket) {
-                        None => Flush::Pending,
-                        Some(Ended::Done) => Flush::Flushed,
-                        Some(_) => Flush::Impossible,
+                        None => (Flush::Pending, false),
+                        Some(Ended::Done) => (Flush::Flushed, true),
+                        // It pushed the writes; whether to a living mapping nobody knows.
+                        Some(Ended::Unproved) => (Flush::Flushed, false),
+                        Some(_) => (Flush::Impossible, false),
                     }
                 })
             },
             // SAFETY: 1. C1, by the caller.
             Flushing::Engine => unsafe {
                 self.with(|state| {
-                    state.engine.as_mut().map_or(Flush::Impossible, |engine| engine.flush(window))
+                    let flush =
+                        state.engine.as_mut().map_or(Flush::Impossible, |engine| engine.flush(window));
+                    (flush, flush == Flush::Flushed)
                 })
             },
         }
     }
-    unsafe fn settle(&self, flushed: &dyn Fn(u32) -> bool) {
+    unsafe fn settle(&self, gone: &dyn Fn(u32) -> bool, proved: bool) {
         // SAFETY: 1. C1, by the caller.
-        unsafe {
-            self.with(|state| {
-                self.names.clean(flushed);
-                state.ring.soiled = NO_REGION;
-                if self.names.dirty().is_some_and(|windows| windows.is_empty()) {
-                    state.ring.confirmed = state.ring.confirmed.max(state.ring.oldest - 1);
-                }
-            });
-        }
+        unsafe { self.with(|state| state.ring.settle(gone, proved)) }
     }
     unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>> {
         // SAFETY: 1. C1, by the caller.
@@ -208,8 +204,6 @@ pub(crate) struct Taken {
 pub(crate) struct Seizure {
     channel: Arc<dyn Erased>,
     grace: Grace,
-    /// What the word was.
-    from: u64,
 }
 
 impl Seizure {
@@ -217,23 +211,28 @@ impl Seizure {
     /// it: try again.
     pub(crate) fn begin(channel: &Arc<dyn Erased>, epoch: &Epoch) -> Option<Seizure> {
         let word = &channel.line().owner;
-        // Orphaned channels have no owner any more: whoever turns the word to TAKEN has them.
-        let from = [owner::MINE, owner::CLOSING, owner::ORPHANED].into_iter().find(|from| {
-            word.compare_exchange(*from, owner::TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        })?;
-        let line = channel.line().clone();
-        Some(Seizure { channel: channel.clone(), grace: Grace::begin(epoch, || vec![line]), from })
+        let mut now = word.load(Ordering::Relaxed);
+        while now & (owner::TAKEN | owner::CLOSED) == 0 {
+            // Acquire: what an earlier revoker did before it gave it back is ours to see.
+            match word.compare_exchange(now, now | owner::TAKEN, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    let line = channel.line().clone();
+                    return Some(Seizure {
+                        channel: channel.clone(),
+                        grace: Grace::begin(epoch, || vec![line]),
+                    });
+                }
+                Err(seen) => now = seen,
+            }
+        }
+        None
     }
 
-    /// Gives the word back unused: the owner never left its section. It finds the channel as it was, or, if
-    /// `close`, accepting nothing any more.
-    pub(crate) fn abandon(self, close: bool) {
-        let word = &self.channel.line().owner;
-        let back = if close && self.from == owner::MINE { owner::CLOSING } else { self.from };
-        if word.compare_exchange(owner::TAKEN, back, Ordering::Release, Ordering::Relaxed).is_err() {
-            // Dropped meanwhile: an orphan for the next drain of its device, or of the fabric.
-            word.store(owner::ORPHANED, Ordering::Release);
-        }
+    /// Gives the word back unused: the owner never left its section. True if it left at last and dropped the
+    /// channel: an orphan that somebody has to drain.
+    pub(crate) fn abandon(self) -> bool {
+        let before = self.channel.line().owner.fetch_and(!owner::TAKEN, Ordering::Release);
+        before & owner::ORPHANED != 0
     }
 
     /// True when the owner is out of its section: [`Seizure::finish`] will succeed.
@@ -249,7 +248,7 @@ impl Seizure {
 
 impl Taken {
     pub(crate) fn cancel(&mut self) -> Cancel {
-        // SAFETY: 1. C1: `Taken` exists only after a seizure's grace period, and the word is still TAKEN.
+        // SAFETY: 1. C1: `Taken` exists only after a seizure's grace period, and the word still has TAKEN.
         unsafe { self.channel.cancel() }
     }
     pub(crate) fn retire(&mut self) {
@@ -268,14 +267,15 @@ impl Taken {
         // SAFETY: 1. C1, as above.
         unsafe { self.channel.begin_flush(window) }
     }
-    pub(crate) fn turn_flush(&mut self, window: &Target, flushing: &mut Flushing) -> Flush {
+    /// The progress, and whether it proves the window's mapping alive.
+    pub(crate) fn turn_flush(&mut self, window: &Target, flushing: &mut Flushing) -> (Flush, bool) {
         // SAFETY: 1. C1, as above.
         unsafe { self.channel.turn_flush(window, flushing) }
     }
-    /// Records that these windows were flushed cleanly.
-    pub(crate) fn settle(&mut self, flushed: &dyn Fn(u32) -> bool) {
+    /// Forgets these windows; `proved`: they were flushed, and their mappings alive.
+    pub(crate) fn settle(&mut self, gone: &dyn Fn(u32) -> bool, proved: bool) {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.settle(flushed) }
+        unsafe { self.channel.settle(gone, proved) }
     }
     /// Takes the engine out, for good.
     pub(crate) fn unplug(&mut self) -> Option<Box<dyn Any + Send>> {
@@ -287,20 +287,27 @@ impl Taken {
         // SAFETY: 1. C1, as above.
         unsafe { self.channel.unconfirmed() }
     }
-    /// Back to its owner, open. False: the owner dropped it meanwhile; it stays taken and must be closed.
+    /// Back to its owner, as open as its device is. `Err`: nobody owns it any more; it stays taken and must be
+    /// closed.
     pub(crate) fn give_back(self) -> Result<(), Taken> {
-        // Release: what we did to the state is the owner's from now on.
         let word = &self.channel.line().owner;
-        match word.compare_exchange(owner::TAKEN, owner::MINE, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self),
+        let mut now = word.load(Ordering::Relaxed);
+        while now & owner::ORPHANED == 0 {
+            // Release: what we did to the state is the owner's from now on.
+            match word.compare_exchange(now, now & !owner::TAKEN, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(seen) => now = seen,
+            }
         }
+        Err(self)
     }
 
-    /// Back to its owner, closed: it may fetch completions, nothing else.
-    pub(crate) fn close(self) {
-        // Whether the owner is still there makes no difference now.
-        self.channel.line().owner.store(owner::CLOSED, Ordering::Release);
+    /// Back to its owner, closed: it may fetch completions, nothing else. True if there is no owner any more: the
+    /// channel goes off the list.
+    pub(crate) fn close(self) -> bool {
+        // Release: as in `give_back`. An owner that drops it from now on finds CLOSED.
+        let before = self.channel.line().owner.swap(owner::CLOSED, Ordering::Release);
+        before & owner::ORPHANED != 0
     }
 }
 

@@ -46,8 +46,8 @@ struct State {
     now: Now,
     /// Live windows into this device's BARs.
     regions: Vec<Weak<Inner>>,
-    /// The last quiesce: a later one ends no sooner.
-    last: Option<Arc<super::Running>>,
+    /// Drains of earlier quiesces: a later one ends no sooner.
+    earlier: Vec<Arc<super::Running>>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +100,7 @@ impl Gate {
             name: name.to_owned(),
             generation: AtomicU32::new(1),
             initiator,
-            state: Mutex::new(State { now: Now::Open, regions: Vec::new(), last: None }),
+            state: Mutex::new(State { now: Now::Open, regions: Vec::new(), earlier: Vec::new() }),
         }))
     }
 
@@ -155,26 +155,26 @@ impl Gate {
     /// # Errors
     /// [`QuiesceError::Busy`].
     pub fn quiesce(&self, why: Cause, by: Deadline) -> Result<Quiesce, QuiesceError> {
-        let (regions, last) = {
+        let (live, earlier) = {
             let mut state = lock(&self.0.state);
             match state.now {
                 Now::Closing(why) | Now::Quiet(why) => return Err(QuiesceError::Busy { why }),
                 Now::Open | Now::Closed(_) => state.now = Now::Closing(why),
             }
-            (std::mem::take(&mut state.regions), state.last.take())
+            let live: Vec<Arc<Inner>> = state.regions.iter().filter_map(Weak::upgrade).collect();
+            (live, std::mem::take(&mut state.earlier))
         };
-        let live: Vec<Arc<Inner>> = regions.into_iter().filter_map(|r| r.upgrade()).collect();
         let closing = self.0.fabric.channels().into_iter().filter(|c| self.owns(&**c)).collect();
         let running = super::Revocation::begin_all(
             &self.0.fabric,
             &live,
             closing,
             self.0.initiator.clone(),
-            last,
+            earlier,
             why,
             by,
         );
-        lock(&self.0.state).last = running.running();
+        lock(&self.0.state).earlier = running.parts().cloned().collect();
         Ok(Quiesce { gate: self.clone(), running: Some(running) })
     }
 
@@ -184,8 +184,7 @@ impl Gate {
 
     /// Descriptors in flight now that name windows into the device or sit on its channels. Walks the rings.
     pub fn in_flight(&self) -> u64 {
-        let windows: Vec<u32> =
-            lock(&self.0.state).regions.iter().filter_map(|r| r.upgrade()).map(|r| r.index).collect();
+        let windows: Vec<u32> = self.alive().iter().map(|r| r.index).collect();
         let of = |channel: Arc<dyn Erased>| {
             let own = self.owns(&*channel);
             channel.names().count(|regions| own || regions.iter().any(|r| windows.contains(r)))
@@ -193,13 +192,18 @@ impl Gate {
         self.0.fabric.channels().into_iter().map(of).sum()
     }
 
-    /// Live windows into the device's BARs.
+    /// Windows into the device's BARs that are mapped: live, or their revoke has not ended.
     pub fn windows(&self) -> usize {
-        lock(&self.0.state).regions.iter().filter(|r| r.strong_count() > 0).count()
+        self.alive().len()
     }
 
-    pub(crate) fn has_initiator(&self, other: Option<&Arc<dyn Initiator>>) -> bool {
-        matches!((&self.0.initiator, other), (Some(mine), Some(other)) if Arc::ptr_eq(mine, other))
+    fn alive(&self) -> Vec<Arc<Inner>> {
+        let all: Vec<Arc<Inner>> = lock(&self.0.state).regions.iter().filter_map(Weak::upgrade).collect();
+        all.into_iter().filter(|region| !region.is_gone()).collect()
+    }
+
+    pub(crate) fn initiator(&self) -> Option<&Arc<dyn Initiator>> {
+        self.0.initiator.as_ref()
     }
 
     fn set(&self, now: Now) {

@@ -7,11 +7,11 @@ use crate::engine::Target;
 use crate::epoch::Grace;
 use crate::fabric::{Job, Quarantined, Shared};
 use crate::region::{Class, Inner, MapError};
-use crate::sync::Ordering;
+use crate::sync::{Mutex, Ordering};
 use crate::{Cause, Deadline};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::gate::Initiator;
 
@@ -29,6 +29,10 @@ pub(crate) struct Drain {
     /// Hard stop of the device whose channels they are.
     initiator: Option<Arc<dyn Initiator>>,
     stage: Stage,
+    /// Unfinished, with sections that may still act on what they saw before the mark.
+    grace: Option<Grace>,
+    /// A device did not stop, or a channel could not be had.
+    stop_device: bool,
     report: Report,
 }
 
@@ -36,10 +40,15 @@ pub(crate) struct Drain {
 enum Stage {
     Grace(Grace),
     Channels(Vec<Work>, Phase),
-    ReadBack(Vec<Work>, Job<()>),
-    Unmap(Vec<Work>, Job<Unmapped>),
+    ReadBack(Job<()>),
+    Unmap(Job<Unmapped>),
     Done,
+    /// Being turned; found by the next turn only if that one panicked.
+    Broken,
 }
+
+/// What a system call of the forced path gets when the last deadline is over, before it is reported as pending.
+const FORCED_CALL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct Unmapped {
@@ -63,10 +72,10 @@ impl Drain {
             fabric.table.mark(region.index);
         }
         for channel in &closing {
-            channel.meta().cause.store(why as u64, Ordering::Relaxed);
-            let word = &channel.line().owner;
-            // Release: a section that finds the channel closing finds the cause too.
-            let _ = word.compare_exchange(owner::MINE, owner::CLOSING, Ordering::Release, Ordering::Relaxed);
+            channel.meta().blame(why);
+            // Release: a section that finds the channel closing finds the cause too. Also while another revoker has
+            // it: it gives it back closing.
+            channel.line().owner.fetch_or(owner::CLOSING, Ordering::Release);
         }
         let mut report = Report::new(why);
         report.spend(Phase::Gate, started.elapsed());
@@ -81,8 +90,18 @@ impl Drain {
             closing,
             initiator,
             stage: Stage::Grace(grace),
+            grace: None,
+            stop_device: false,
             report,
         }
+    }
+
+    /// Another revoker is less patient: its deadlines, from now, hold too.
+    pub(crate) fn hasten(&mut self, by: Deadline) {
+        let age = self.started.elapsed();
+        let force = by.force.max(by.cancel);
+        self.by.cancel = self.by.cancel.min(age.saturating_add(by.cancel));
+        self.by.force = self.by.force.max(self.by.cancel).min(age.saturating_add(force));
     }
 
     pub(crate) fn report(&self) -> &Report {
@@ -112,7 +131,7 @@ impl Drain {
     pub(crate) fn turn(&mut self) -> Progress {
         loop {
             let patience = self.patience();
-            match std::mem::replace(&mut self.stage, Stage::Done) {
+            match std::mem::replace(&mut self.stage, Stage::Broken) {
                 Stage::Grace(mut grace) => {
                     if !grace.turn(&self.fabric.epoch) && patience < Patience::Force {
                         self.stage = Stage::Grace(grace);
@@ -125,6 +144,7 @@ impl Drain {
                             self.report.hold(channel.meta().name.clone(), HeldWhy::OwnerInSection);
                         }
                     }
+                    self.grace = Some(grace).filter(|g| !g.pending().is_empty());
                     self.end(Phase::Grace);
                     // Read after the grace period: a channel made under an old pin counts.
                     let works = self.scan();
@@ -149,32 +169,45 @@ impl Drain {
                             continue;
                         }
                     } else if works.iter().all(Work::is_over) {
-                        let job = self.read_back();
-                        self.stage = Stage::ReadBack(works, job);
+                        self.stop_device = works.iter().any(|work| work.condemned);
+                        self.stage = Stage::ReadBack(self.read_back());
                         continue;
                     }
                     self.stage = Stage::Channels(works, phase);
                     return Progress::Pending(phase);
                 }
-                Stage::ReadBack(works, job) => {
-                    if job.take().is_none() && patience < Patience::Force {
-                        self.stage = Stage::ReadBack(works, job);
-                        return Progress::Pending(Phase::WindowFlush);
+                Stage::ReadBack(job) => {
+                    if job.take().is_none() {
+                        if patience < Patience::Force {
+                            self.stage = Stage::ReadBack(job);
+                            return Progress::Pending(Phase::WindowFlush);
+                        }
+                        self.report.hold("control thread".to_owned(), HeldWhy::Pending { op: "read back" });
                     }
                     self.end(Phase::WindowFlush);
-                    let job = self.unmap(works.iter().any(|w| w.condemned.is_some()));
-                    self.stage = Stage::Unmap(works, job);
+                    self.stage = Stage::Unmap(self.unmap());
                 }
-                Stage::Unmap(works, job) => {
+                Stage::Unmap(job) => {
                     let result = job.take();
-                    if result.is_none() && patience < Patience::Force {
-                        self.stage = Stage::Unmap(works, job);
+                    // Past the deadline the forced path's own calls still need their time.
+                    let late = patience >= Patience::Force && self.phase_since.elapsed() >= FORCED_CALL;
+                    if result.is_none() && !late {
+                        self.stage = Stage::Unmap(job);
                         return Progress::Pending(Phase::ImportUnmap);
                     }
-                    self.finish(works, result);
+                    self.finish(result);
                     self.end(Phase::ImportUnmap);
+                    self.stage = Stage::Done;
                 }
-                Stage::Done => return Progress::Done,
+                Stage::Done => {
+                    self.stage = Stage::Done;
+                    return Progress::Done;
+                }
+                Stage::Broken => {
+                    self.report.hold("drain".to_owned(), HeldWhy::Panicked);
+                    self.finish(None);
+                    self.stage = Stage::Done;
+                }
             }
         }
     }
@@ -228,14 +261,17 @@ impl Drain {
         all.filter_map(|(i, r)| Some((i, r.hold.mapping.clone()?))).collect()
     }
 
-    fn unmap(&self, stop_device: bool) -> Job<Unmapped> {
+    fn unmap(&self) -> Job<Unmapped> {
         let mappings: Vec<_> = self
             .regions
             .iter()
             .enumerate()
             .filter_map(|(i, r)| Some((i, r.class, r.hold.mapping.clone()?)))
             .collect();
-        let initiator = self.initiator.clone().filter(|_| stop_device);
+        let stop = |device: &Arc<dyn Initiator>| {
+            self.stop_device || self.closing.iter().any(still_open) || self.fabric.holds_engine_of(device)
+        };
+        let initiator = self.initiator.clone().filter(stop);
         if mappings.is_empty() && initiator.is_none() {
             return Job::ready(Unmapped::default());
         }
@@ -255,49 +291,54 @@ impl Drain {
         })
     }
 
-    /// Decides what may be reused.
-    fn finish(&mut self, works: Vec<Work>, unmapped: Option<Unmapped>) {
-        let stuck = self.report.outcome != super::Outcome::Clean;
-        for work in works {
-            if let Some(engine) = work.condemned {
-                self.fabric.quarantine(Quarantined::engine(
-                    work_name(&self.report),
-                    engine,
-                    self.initiator.clone(),
-                ));
-            }
-        }
+    /// Decides what may be reused. `None`: the unmap did not come back.
+    fn finish(&mut self, unmapped: Option<Unmapped>) {
         if unmapped.is_none() {
             self.report.hold("control thread".to_owned(), HeldWhy::Pending { op: "unmap" });
         }
         if let Some(Some(Err(error))) = unmapped.as_ref().map(|u| u.detached) {
             self.report.hold("initiator".to_owned(), HeldWhy::Unmap(error));
         }
+        // Engines whose device the detach stopped hold nothing up.
+        if let Some(device) = &self.initiator {
+            self.fabric.free_engines(device);
+        }
+        let touched = self.fabric.touched(!self.report.is_clean());
+        let grace = self.grace.take().map(|grace| Arc::new(Mutex::new(grace)));
         for (i, region) in self.regions.drain(..).enumerate() {
             let name = format!("region {}", region.index);
-            let failure = unmapped.as_ref().and_then(|u| u.failures.iter().find(|(at, _)| *at == i));
             let mapping = region.hold.mapping.as_ref();
-            if let Some((_, error)) = failure {
-                self.report.hold(name.clone(), HeldWhy::Unmap(*error));
-            }
-            if mapping.is_some_and(|m| m.is_lent()) {
-                self.report.hold(name.clone(), HeldWhy::Lent);
-            }
-            let unproved =
-                failure.is_some() || unmapped.is_none() || (stuck && !mapping.is_some_and(|m| m.stopped()));
-            if unproved {
-                self.report.hold(name, HeldWhy::Initiator);
-                self.fabric.quarantine(Quarantined::region(region, self.initiator.clone()));
-            } else if !stuck {
+            let failure = unmapped.as_ref().and_then(|u| u.failures.iter().find(|(at, _)| *at == i));
+            let lent = mapping.is_some_and(|m| m.is_lent());
+            let unproved = match failure {
+                Some((_, error)) => Some(HeldWhy::Unmap(*error)),
+                None if unmapped.is_none() => Some(HeldWhy::Initiator),
+                None if grace.is_some() => Some(HeldWhy::OwnerInSection),
+                None if touched.contains(&region.index) => Some(HeldWhy::Initiator),
+                None if lent => {
+                    self.report.hold(name.clone(), HeldWhy::Lent);
+                    mapping.is_some_and(|m| !m.stopped()).then_some(HeldWhy::Initiator)
+                }
+                None => None,
+            };
+            if let Some(why) = unproved {
+                self.report.hold(name, why);
+                let gone = unmapped.is_some() && failure.is_none();
+                self.fabric.quarantine(Quarantined::region(region, grace.clone(), gone));
+            } else {
+                // The grace period is over and nothing names it: a new region may have the slot.
                 self.fabric.table.recycle(region.index);
             }
         }
         for channel in self.closing.drain(..) {
-            self.fabric.delist(&channel);
+            // One that could not be had (its owner stayed in a section) still counts for every grace period.
+            if !still_open(&channel) {
+                self.fabric.delist(&channel);
+            }
         }
     }
 }
 
-fn work_name(report: &Report) -> String {
-    report.stalled.first().cloned().unwrap_or_else(|| "engine".to_owned())
+fn still_open(channel: &Arc<dyn Erased>) -> bool {
+    channel.line().owner.load(Ordering::Acquire) & owner::CLOSED == 0
 }

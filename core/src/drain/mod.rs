@@ -34,7 +34,7 @@ impl Running {
         lock(&self.drain).turn()
     }
 
-    fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         lock(&self.drain).is_done()
     }
 }
@@ -58,7 +58,7 @@ impl Revocation {
         why: Cause,
         by: Deadline,
     ) -> Revocation {
-        Self::begin_all(fabric, regions, Vec::new(), None, None, why, by)
+        Self::begin_all(fabric, regions, Vec::new(), None, Vec::new(), why, by)
     }
 
     /// Marks `regions` in one batch, closes `channels`.
@@ -67,7 +67,7 @@ impl Revocation {
         regions: &[Arc<Inner>],
         channels: Vec<Arc<dyn Erased>>,
         initiator: Option<Arc<dyn Initiator>>,
-        earlier: Option<Arc<Running>>,
+        earlier: Vec<Arc<Running>>,
         why: Cause,
         by: Deadline,
     ) -> Revocation {
@@ -76,7 +76,7 @@ impl Revocation {
         let mut sorted: Vec<&Arc<Inner>> = regions.iter().collect();
         sorted.sort_by_key(|r| r.index);
         sorted.dedup_by_key(|r| r.index);
-        let mut joined: Vec<Arc<Running>> = earlier.into_iter().collect();
+        let mut joined = earlier;
         let mut mine = Vec::new();
         let mut seats = Vec::new();
         for region in sorted {
@@ -96,13 +96,21 @@ impl Revocation {
         for mut seat in seats {
             seat.clone_from(&own);
         }
+        for running in &joined {
+            lock(&running.drain).hasten(by);
+        }
         Revocation { fabric: fabric.clone(), own, joined, why }
+    }
+
+    /// Ends only when `other` has ended too.
+    pub(crate) fn join_with(&mut self, other: Revocation) {
+        self.joined.extend(other.parts().cloned());
     }
 
     /// Goes as far as it can without waiting.
     pub fn turn(&mut self) -> Progress {
         let mut progress = Progress::Done;
-        for running in self.own.iter().chain(&self.joined) {
+        for running in self.parts() {
             if let Progress::Pending(phase) = running.turn() {
                 progress = Progress::Pending(phase);
             }
@@ -135,14 +143,15 @@ impl Revocation {
         wait::until(&fabric, || self.turn() == Progress::Done)
     }
 
-    pub(crate) fn running(&self) -> Option<Arc<Running>> {
-        self.own.clone()
+    /// Every drain that has to end.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Arc<Running>> {
+        self.own.iter().chain(&self.joined)
     }
 }
 
 impl Drop for Revocation {
     fn drop(&mut self) {
-        for running in self.own.iter().chain(&self.joined) {
+        for running in self.parts() {
             if !running.is_done() {
                 self.fabric.control.carry(running.clone());
             }

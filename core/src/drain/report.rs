@@ -74,7 +74,7 @@ pub enum HeldWhy {
     OwnerInSection,
     /// The device did not stop its queue by the deadline.
     NotStopped,
-    /// The device can't prove that its posted writes arrived (the window was unmapped first, then read).
+    /// The device did not prove that its posted writes arrived (the window was unmapped first, then read).
     NotFlushed,
     /// Unmapping failed.
     Unmap(MapError),
@@ -85,6 +85,8 @@ pub enum HeldWhy {
     },
     /// Its initiator was not proved stopped.
     Initiator,
+    /// An engine or mapping panicked in the middle.
+    Panicked,
     /// A fd of it left the process: only a reset or close revokes that.
     Lent,
 }

@@ -1,11 +1,10 @@
 //! Waiting: the only place where a thread of the user sleeps for a revoke.
 
 use crate::channel::Erased;
-use crate::epoch::ACTIVE;
+use crate::epoch::{ACTIVE, this_thread};
 use crate::fabric::Shared;
 use crate::sync::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A wait was not entered, or can't end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,28 +23,37 @@ pub enum WaitError {
 
 /// Pauses first, then sleeps, never yields: a yield costs milliseconds on a core that a poller keeps busy.
 pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Result<(), WaitError> {
-    let me = std::thread::current().id();
+    let me = this_thread();
+    // Both words are exact if this thread wrote them, and only then does the answer matter.
     let pinned = |channel: &Arc<dyn Erased>| {
-        channel.meta().poller.thread() == me && channel.line().slot.load(Ordering::Relaxed) & ACTIVE != 0
+        let line = channel.line();
+        line.thread.load(Ordering::Relaxed) == me && line.slot.load(Ordering::Relaxed) & ACTIVE != 0
     };
     if let Some(channel) = fabric.channels().iter().find(|c| pinned(c)) {
         return Err(WaitError::OwnPin { channel: channel.meta().name.clone() });
     }
     let mut rounds = 0_u32;
     while !done() {
-        rounds += 1;
-        if fabric.control.is_manual() {
+        rounds = rounds.saturating_add(1);
+        // A wait on the control thread itself must not wait for the control thread.
+        if fabric.control.is_manual() || fabric.control.is_here() {
             fabric.control.turn();
         }
-        #[cfg(loom)]
-        loom::thread::yield_now();
-        #[cfg(not(loom))]
-        match rounds {
-            0..=64 => std::hint::spin_loop(),
-            65..=256 => std::thread::sleep(Duration::from_micros(20)),
-            _ => std::thread::sleep(Duration::from_micros(200)),
-        }
+        pause(rounds);
     }
-    let _ = Duration::ZERO;
     Ok(())
+}
+
+#[cfg(not(loom))]
+fn pause(rounds: u32) {
+    match rounds {
+        0..=64 => std::hint::spin_loop(),
+        65..=256 => std::thread::sleep(std::time::Duration::from_micros(20)),
+        _ => std::thread::sleep(std::time::Duration::from_micros(200)),
+    }
+}
+
+#[cfg(loom)]
+fn pause(_: u32) {
+    loom::thread::yield_now();
 }

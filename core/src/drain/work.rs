@@ -3,10 +3,9 @@
 use super::report::{FlushUsed, HeldWhy, Report};
 use crate::channel::{Ended, Erased, Flushing, Look, Seizure, Taken, look_again, owner};
 use crate::engine::{Cancel, Flush, Target};
-use crate::fabric::Shared;
+use crate::fabric::{Quarantined, Shared};
 use crate::op::Ticket;
 use crate::sync::Ordering;
-use std::any::Any;
 use std::sync::Arc;
 
 /// Where the deadlines stand.
@@ -32,6 +31,16 @@ enum Stage {
     Over,
 }
 
+/// What came of asking a queue to stop.
+enum Stop {
+    /// It is empty and at rest.
+    Stopped,
+    /// Ask again.
+    Asked,
+    /// It can't be stopped, or did not in time.
+    Refused,
+}
+
 /// What a drain has to do with one channel.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -41,12 +50,11 @@ pub(super) struct Work {
     /// Ring entries that were in flight when the grace period ended.
     watched: Vec<usize>,
     flush: Vec<Target>,
-    /// The queue was stopped before it had drained.
-    cancelled: bool,
-    flushed_all: bool,
+    /// Every window was flushed, by a way that proves its mapping alive.
+    proved: bool,
     stage: Stage,
-    /// Engine of a device that did not stop: its memory lives on.
-    pub(super) condemned: Option<Box<dyn Any + Send>>,
+    /// The device did not stop; its engine is in quarantine.
+    pub(super) condemned: bool,
 }
 
 impl Work {
@@ -56,7 +64,7 @@ impl Work {
         close: bool,
         named: &dyn Fn(u32) -> bool,
         windows: &[(u32, Target)],
-        table: &Shared,
+        fabric: &Shared,
         report: &mut Report,
     ) -> Option<Work> {
         let names = channel.names();
@@ -67,10 +75,15 @@ impl Work {
         let mut flush: Vec<Target> =
             windows.iter().filter(|(region, _)| names.is_dirty(*region)).map(|(_, t)| *t).collect();
         if close {
-            // Everything the device wrote must have arrived, not only what is being revoked here.
-            for region in names.dirty().unwrap_or_default() {
-                if !flush.iter().any(|t| t.region == region) {
-                    flush.extend(table.window(region, channel.meta().space));
+            // Everything the device wrote must have arrived, not only what is being revoked here: also windows that
+            // another drain is revoking (that one finds the channel closed, and the window flushed).
+            let dirty = match names.dirty() {
+                Some(dirty) => dirty.into_iter().filter_map(|r| fabric.window_at(r)).collect(),
+                None => fabric.live_windows(channel.meta()),
+            };
+            for target in dirty {
+                if !flush.iter().any(|t| t.region == target.region) {
+                    flush.push(target);
                 }
             }
         }
@@ -78,19 +91,10 @@ impl Work {
             return None;
         }
         report.in_flight += watched.len() as u64;
-        Some(Work {
-            channel,
-            close,
-            watched,
-            flush,
-            cancelled: false,
-            flushed_all: true,
-            stage: Stage::Draining,
-            condemned: None,
-        })
+        Some(Work { channel, close, watched, flush, proved: true, stage: Stage::Draining, condemned: false })
     }
 
-    pub(super) fn name(&self) -> &str {
+    fn name(&self) -> &str {
         &self.channel.meta().name
     }
 
@@ -110,7 +114,7 @@ impl Work {
         named: &dyn Fn(u32) -> bool,
         patience: Patience,
         flush_now: bool,
-        fabric: &Shared,
+        fabric: &Arc<Shared>,
         report: &mut Report,
     ) {
         loop {
@@ -131,16 +135,15 @@ impl Work {
                 Stage::Seizing(seizure) => {
                     let Some(mut seizure) = seizure.or_else(|| Seizure::begin(&self.channel, &fabric.epoch))
                     else {
-                        if self.channel.line().owner.load(Ordering::Acquire) == owner::CLOSED {
-                            // Another drain closed it; everything in it has ended.
-                            return self.watch(named, report);
+                        if self.channel.line().owner.load(Ordering::Acquire) & owner::CLOSED != 0 {
+                            return self.closed_by_another(named, report);
                         }
                         self.stage = Stage::Seizing(None);
-                        return self.give_up_if(patience, None, report);
+                        return self.give_up_if(patience, None, fabric, report);
                     };
                     if !seizure.turn(&fabric.epoch) {
                         if patience >= Patience::Force {
-                            return self.give_up_if(patience, Some(seizure), report);
+                            return self.give_up_if(patience, Some(seizure), fabric, report);
                         }
                         self.stage = Stage::Seizing(Some(seizure));
                         return;
@@ -151,22 +154,35 @@ impl Work {
                     self.stage = if self.watched.is_empty() {
                         Stage::Flushing(taken, 0, None)
                     } else {
-                        self.cancelled = true;
                         Stage::Cancelling(taken)
                     };
                 }
                 Stage::Cancelling(mut taken) => match self.stop(&mut taken, named, patience, report) {
-                    Some(true) => {
-                        // The queue is empty and stopped; a read-back needs it running.
-                        if !taken.resume() {
-                            self.flushed_all &= self.flush.is_empty();
+                    Stop::Stopped => {
+                        // A read-back, and an owner, need the queue running again.
+                        let rest = self.close && self.flush.is_empty();
+                        if !rest && !taken.resume() {
+                            if !self.flush.is_empty() {
+                                self.not_flushed(report);
+                            }
                             self.flush.clear();
                             self.close = true;
                         }
                         self.stage = Stage::Flushing(taken, 0, None);
                     }
-                    Some(false) => return self.condemn(taken, named, report),
-                    None => {
+                    // It may still drain by itself.
+                    Stop::Refused if patience < Patience::Force => {
+                        taken.retire();
+                        self.watch(named, report);
+                        if self.watched.is_empty() {
+                            self.stage = Stage::Flushing(taken, 0, None);
+                            continue;
+                        }
+                        self.stage = Stage::Cancelling(taken);
+                        return;
+                    }
+                    Stop::Refused => return self.condemn(taken, named, fabric, report),
+                    Stop::Asked => {
                         self.stage = Stage::Cancelling(taken);
                         return;
                     }
@@ -177,35 +193,38 @@ impl Work {
                         continue;
                     };
                     let mut way = under_way.unwrap_or_else(|| taken.begin_flush(&window));
-                    let progress = taken.turn_flush(&window, &mut way);
+                    let (progress, proof) = taken.turn_flush(&window, &mut way);
                     let used = match (progress, way) {
                         (Flush::Flushed, Flushing::Engine) => FlushUsed::Engine,
                         (Flush::Flushed, _) => FlushUsed::ReadBack,
                         (Flush::Impossible, _) => FlushUsed::Forced,
                         (Flush::Pending, _) if patience >= Patience::Force => {
-                            self.flushed_all = false;
-                            return self.condemn(taken, named, report);
+                            self.not_flushed(report);
+                            report.flushes.push((self.name().to_owned(), FlushUsed::Forced));
+                            self.note_unconfirmed(&mut taken, report);
+                            self.close = true;
+                            self.stage = Stage::Closing(taken);
+                            continue;
                         }
                         (Flush::Pending, _) => {
                             self.stage = Stage::Flushing(taken, n, Some(way));
                             return;
                         }
                     };
+                    self.proved &= proof;
                     if used == FlushUsed::Forced {
-                        self.flushed_all = false;
-                        report.hold(self.name().to_owned(), HeldWhy::NotFlushed);
+                        self.not_flushed(report);
                     }
                     report.flushes.push((self.name().to_owned(), used));
                     self.stage = Stage::Flushing(taken, n + 1, None);
                 }
                 Stage::Closing(mut taken) => match self.stop(&mut taken, named, patience, report) {
-                    Some(true) => {
+                    Stop::Stopped => {
                         drop(taken.unplug());
-                        taken.close();
-                        return;
+                        return self.close(taken, fabric, report);
                     }
-                    Some(false) => return self.condemn(taken, named, report),
-                    None => {
+                    Stop::Refused => return self.condemn(taken, named, fabric, report),
+                    Stop::Asked => {
                         self.stage = Stage::Closing(taken);
                         return;
                     }
@@ -230,26 +249,26 @@ impl Work {
         });
     }
 
-    /// Stops the queue and ends what is left in it. `Some(false)`: it can't be stopped.
+    /// Stops the queue and ends what is left in it.
     fn stop(
         &mut self,
         taken: &mut Taken,
         named: &dyn Fn(u32) -> bool,
         patience: Patience,
         report: &mut Report,
-    ) -> Option<bool> {
+    ) -> Stop {
         match taken.cancel() {
             Cancel::Pending if patience < Patience::Force => {
                 taken.retire();
-                return None;
+                return Stop::Asked;
             }
             Cancel::Stopped => {}
-            Cancel::Pending | Cancel::Impossible => return Some(false),
+            Cancel::Pending | Cancel::Impossible => return Stop::Refused,
         }
         taken.retire();
         self.watch(named, report);
         self.withdraw(taken, named, report);
-        Some(true)
+        Stop::Stopped
     }
 
     fn withdraw(&mut self, taken: &mut Taken, named: &dyn Fn(u32) -> bool, report: &mut Report) {
@@ -261,9 +280,9 @@ impl Work {
 
     fn end_flush(&mut self, mut taken: Taken, report: &mut Report) {
         let flushed: Vec<u32> = self.flush.iter().map(|t| t.region).collect();
-        if self.flushed_all && !self.cancelled {
-            taken.settle(&|region| flushed.contains(&region));
-        } else {
+        // Whatever came of it: these windows go, and their slots will be others'.
+        taken.settle(&|region| flushed.contains(&region), self.proved);
+        if !self.proved {
             self.note_unconfirmed(&mut taken, report);
         }
         if self.close {
@@ -272,9 +291,14 @@ impl Work {
         }
         match taken.give_back() {
             Ok(()) => self.stage = Stage::Over,
-            // Its owner dropped it while we had it.
+            // Its owner dropped it.
             Err(taken) => self.stage = Stage::Closing(taken),
         }
+    }
+
+    fn not_flushed(&mut self, report: &mut Report) {
+        self.proved = false;
+        report.hold(self.name().to_owned(), HeldWhy::NotFlushed);
     }
 
     fn note_unconfirmed(&self, taken: &mut Taken, report: &mut Report) {
@@ -284,27 +308,66 @@ impl Work {
     }
 
     /// The device does not stop: its operations end for the user, its memory does not.
-    fn condemn(&mut self, mut taken: Taken, named: &dyn Fn(u32) -> bool, report: &mut Report) {
+    fn condemn(
+        &mut self,
+        mut taken: Taken,
+        named: &dyn Fn(u32) -> bool,
+        fabric: &Arc<Shared>,
+        report: &mut Report,
+    ) {
         self.watch(named, report);
         self.note_unconfirmed(&mut taken, report);
+        if let Some(engine) = taken.unplug() {
+            // Before the entries are cleared, so that no other drain finds neither: all that it may still touch,
+            // revoked here or not.
+            let touches = self.channel.names().touched();
+            let gate = self.channel.meta().gate.clone();
+            fabric.quarantine(Quarantined::engine(self.name(), engine, gate, touches));
+        }
+        self.condemned = true;
         self.withdraw(&mut taken, named, report);
         report.hold(self.name().to_owned(), HeldWhy::NotStopped);
-        self.condemned = taken.unplug();
-        taken.close();
+        self.close(taken, fabric, report);
+    }
+
+    fn close(&mut self, taken: Taken, fabric: &Shared, report: &Report) {
+        self.channel.meta().blame(report.cause);
+        if taken.close() {
+            fabric.delist(&self.channel);
+        }
         self.stage = Stage::Over;
     }
 
+    /// Another drain closed it: everything in it has ended, and that drain flushed what it could.
+    fn closed_by_another(&mut self, named: &dyn Fn(u32) -> bool, report: &mut Report) {
+        self.watch(named, report);
+        if self.flush.iter().any(|window| self.channel.names().is_dirty(window.region)) {
+            self.not_flushed(report);
+        }
+    }
+
     /// Past the last deadline: the channel can't be had. What is in flight stays the owner's to poll.
-    fn give_up_if(&mut self, patience: Patience, seizure: Option<Seizure>, report: &mut Report) {
+    fn give_up_if(
+        &mut self,
+        patience: Patience,
+        seizure: Option<Seizure>,
+        fabric: &Arc<Shared>,
+        report: &mut Report,
+    ) {
         if patience < Patience::Force {
             return;
         }
-        let why = if seizure.is_some() { HeldWhy::OwnerInSection } else { HeldWhy::NotStopped };
-        if let Some(seizure) = seizure {
-            seizure.abandon(self.close);
-        }
+        let why = match seizure {
+            Some(seizure) => {
+                report.stalled.push(self.channel.meta().poller.name().to_owned());
+                if seizure.abandon() {
+                    fabric.drain_orphan(self.channel.clone());
+                }
+                HeldWhy::OwnerInSection
+            }
+            None => HeldWhy::NotStopped,
+        };
         report.hold(self.name().to_owned(), why);
-        report.stalled.push(self.channel.meta().poller.name().to_owned());
         report.failed += self.watched.len() as u64;
         self.watched.clear();
         self.stage = Stage::Over;

@@ -154,8 +154,9 @@ pub unsafe trait Engine: Send + 'static {
     /// Operations in flight at most. The channel takes the smaller of this and its configured depth.
     fn depth(&self) -> u32;
 
-    /// Writes the descriptor of `op`; `index` (below the channel's depth rounded up to a power of two) comes back
-    /// in [`Sink::complete`]. Nothing is visible to the device before [`Engine::doorbell`].
+    /// Writes the descriptor of `op`; `index` (below [`Engine::depth`] `+ 1` rounded up to a power of two) comes back
+    /// in [`Sink::complete`]. The fabric may add one read-back of its own to a full queue: answer [`Push::Full`] if
+    /// it does not fit. Nothing is visible to the device before [`Engine::doorbell`].
     fn push(&mut self, index: u32, op: &Operation) -> Push;
 
     /// Makes all pushed descriptors visible. Called once at the end of a section that pushed.
@@ -173,8 +174,9 @@ pub unsafe trait Engine: Send + 'static {
     fn resume(&mut self) -> bool;
 
     /// Makes sure that posted writes of retired operations to `window` have arrived, without [`Operation::ReadBack`]
-    /// (called only if not [`Engine::CONFIRMS`]); may stop the queue. Called again until it does not answer
-    /// `Pending`.
+    /// (called only if not [`Engine::CONFIRMS`]). Operations that are in the queue stay there: an engine that must
+    /// stop its queue for this starts it again where it stood, or answers [`Flush::Impossible`]. Called again until
+    /// it does not answer `Pending`.
     fn flush(&mut self, window: &Target) -> Flush {
         let _ = window;
         Flush::Impossible

@@ -3,6 +3,7 @@
 use crate::drain::{Progress, Running};
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -76,6 +77,11 @@ impl Control {
         self.manual
     }
 
+    /// Is the calling thread the control thread?
+    pub(crate) fn is_here(&self) -> bool {
+        guard(&self.thread).as_ref().is_some_and(|t| t.thread().id() == std::thread::current().id())
+    }
+
     /// Queues a task; its result comes through the job.
     pub(crate) fn run<T: Send + 'static>(
         &self,
@@ -113,19 +119,31 @@ impl Inner {
         loop {
             let Some((op, task)) = guard(&self.queue).tasks.pop_front() else { break };
             tracing::trace!(op, "control task");
-            task();
+            // A mapping that panics must not take the fabric's only control thread with it: its job gives no
+            // result, and what it was for goes to quarantine.
+            if catch_unwind(AssertUnwindSafe(task)).is_err() {
+                tracing::error!(op, "control task panicked");
+            }
         }
-        let carried = std::mem::take(&mut guard(&self.queue).carried);
-        let left: Vec<Arc<Running>> = carried.into_iter().filter(|r| r.turn() != Progress::Done).collect();
+        let carried = guard(&self.queue).carried.clone();
+        let over = |running: &Arc<Running>| {
+            // One whose engine panicked fails closed at its next turn.
+            matches!(catch_unwind(AssertUnwindSafe(|| running.turn())), Ok(Progress::Done))
+        };
+        let over: Vec<Arc<Running>> = carried.into_iter().filter(over).collect();
         let mut queue = guard(&self.queue);
-        queue.carried.extend(left);
-        !queue.carried.is_empty() || !queue.tasks.is_empty()
+        queue.carried.retain(|running| !over.iter().any(|o| Arc::ptr_eq(o, running)));
+        let busy = !queue.carried.is_empty() || !queue.tasks.is_empty();
+        drop(queue);
+        busy
     }
 
     fn run(&self) {
         loop {
-            let busy = self.turn();
+            self.turn();
             let queue = guard(&self.queue);
+            // Read again under the lock that the wait gives up: what came meanwhile has woken nobody.
+            let busy = !queue.carried.is_empty();
             if queue.stop && !busy && queue.tasks.is_empty() {
                 return;
             }

@@ -10,9 +10,9 @@ pub(crate) use control::{Control, Job};
 pub(crate) use quarantine::Quarantined;
 pub use snapshot::{ChannelState, Snapshot};
 
-use crate::channel::{Channel, ChannelConfig, Core, Erased, Reach, Seat, owner};
+use crate::channel::{Channel, ChannelConfig, Core, Erased, Meta, Reach, Seat, owner};
 use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation};
-use crate::engine::{AddressSpace, Engine, Target};
+use crate::engine::{Engine, Target};
 use crate::epoch::{Epoch, Line};
 use crate::memory::Backing;
 use crate::region::table::{Place, Table, word};
@@ -22,27 +22,21 @@ use crate::tag::{RegionTag, Shared as SharedTag};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
-use std::thread::ThreadId;
 
 /// An address space of devices (one IOAS). Zero is the process itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DomainId(pub u16);
 
-/// Names a polling thread, for stall reports and for telling a thread's own sections from others'.
+/// Names a polling thread, for stall reports.
 #[derive(Debug)]
 pub struct Poller {
     name: String,
-    thread: ThreadId,
 }
 
 impl Poller {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub(crate) fn thread(&self) -> ThreadId {
-        self.thread
     }
 }
 
@@ -53,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     pub(crate) control: Control,
     channels: Mutex<Vec<Arc<dyn Erased>>>,
-    quarantine: Mutex<Vec<Quarantined>>,
+    quarantine: Mutex<Vec<Arc<Quarantined>>>,
     ids: AtomicU64,
     domains: AtomicU64,
     max_channels: usize,
@@ -89,11 +83,16 @@ impl Shared {
     }
 
     /// A window by its slot, if it is live.
-    pub(crate) fn window(&self, region: u32, space: AddressSpace) -> Option<Target> {
+    pub(crate) fn window(&self, region: u32) -> Option<Target> {
+        let seen = self.table.slot(region)?.word.load(Ordering::Acquire);
+        self.window_at(region).filter(|_| seen & word::LIVE != 0)
+    }
+
+    /// A window by its slot, live or being revoked.
+    pub(crate) fn window_at(&self, region: u32) -> Option<Target> {
         let slot = self.table.slot(region)?;
         let seen = slot.word.load(Ordering::Acquire);
-        let live = seen & word::LIVE != 0 && seen & word::WINDOWS != 0 && space == AddressSpace::Device;
-        live.then(|| Target {
+        (seen & word::WINDOWS != 0).then(|| Target {
             address: slot.device.load(Ordering::Relaxed),
             len: slot.len.load(Ordering::Relaxed),
             region,
@@ -101,33 +100,30 @@ impl Shared {
         })
     }
 
+    /// Every live window that a channel may have written.
+    pub(crate) fn live_windows(&self, of: &Meta) -> Vec<Target> {
+        let of_domain = |target: &Target| {
+            let slot = self.table.slot(target.region);
+            slot.is_some_and(|s| s.word.load(Ordering::Relaxed) & word::DOMAIN == of.domain)
+        };
+        (0..self.table.capacity()).filter_map(|r| self.window(r)).filter(of_domain).collect()
+    }
+
     /// The owner dropped a channel.
     pub(crate) fn orphan<E: Engine>(self: &Arc<Self>, core: &Arc<Core<E>>) {
         let channel: Arc<dyn Erased> = core.clone();
-        let word = &channel.line().owner;
-        loop {
-            let now = word.load(Ordering::Acquire);
-            let next = match now {
-                owner::MINE | owner::CLOSING => owner::ORPHANED,
-                // Its revoker will find out when it gives it back.
-                owner::TAKEN => owner::ABANDONED,
-                _ => return self.delist(&channel),
-            };
-            if word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                continue;
-            }
-            if next == owner::ORPHANED {
-                let by = Deadline { cancel: std::time::Duration::ZERO, ..Deadline::default() };
-                let own = vec![channel];
-                Revocation::begin_all(self, &[], own, None, None, Cause::Dropped, by).detach();
-            }
-            return;
+        match channel.line().owner.fetch_or(owner::ORPHANED, Ordering::AcqRel) {
+            before if before & owner::CLOSED != 0 => self.delist(&channel),
+            // Its revoker finds out when it lets go of it.
+            before if before & owner::TAKEN != 0 => {}
+            _ => self.drain_orphan(channel),
         }
     }
 
-    pub(crate) fn quarantine(&self, held: Quarantined) {
-        tracing::warn!(what = held.what(), "quarantined");
-        lock(&self.quarantine).push(held);
+    /// Closes a channel that nobody owns, in the background.
+    pub(crate) fn drain_orphan(self: &Arc<Self>, channel: Arc<dyn Erased>) {
+        let by = Deadline { cancel: std::time::Duration::ZERO, ..Deadline::default() };
+        Revocation::begin_all(self, &[], vec![channel], None, Vec::new(), Cause::Dropped, by).detach();
     }
 
     fn register<T: RegionTag>(self: &Arc<Self>, place: Place, hold: Hold) -> Result<Region<T>, RegionError> {
@@ -169,9 +165,9 @@ impl Fabric {
         FabricBuilder::default()
     }
 
-    /// Names the calling thread as a poller. The channels made with it report under this name.
+    /// Names a poller. The channels made with it report under this name; they may move to another thread.
     pub fn poller(&self, name: &str) -> Arc<Poller> {
-        Arc::new(Poller { name: name.to_owned(), thread: std::thread::current().id() })
+        Arc::new(Poller { name: name.to_owned() })
     }
 
     /// Registers host memory that no device reaches (for engines of the process: copies, files). No syscall.
@@ -202,8 +198,8 @@ impl Fabric {
             domain: domain.0,
             readable: access.readable(),
             writable: access.writable(),
-            device: extent.device,
-            cpu: extent.cpu.map_or(0, |p| p.as_ptr() as u64),
+            device: Some(extent.device),
+            cpu: extent.cpu.map(|p| p.as_ptr() as u64),
             len: extent.len,
         };
         let (memory, memory_offset) = backing.map_or((None, 0), |b| (Some(b.memory.clone()), b.range.start));
@@ -272,11 +268,16 @@ impl Fabric {
         self.shared.emulated.load(Ordering::Relaxed)
     }
 
-    /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`].
+    /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`]. Regions of another
+    /// fabric are revoked too, each with a grace period of its own.
     pub fn revoke(&self, batch: &[Revocable<'_>], why: Cause, by: Deadline) -> Revocation {
-        let regions: Vec<Arc<Inner>> =
-            batch.iter().map(|r| r.0).filter(|i| Arc::ptr_eq(&i.fabric, &self.shared)).cloned().collect();
-        Revocation::begin(&self.shared, &regions, why, by)
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            batch.iter().map(|r| r.0.clone()).partition(|i| Arc::ptr_eq(&i.fabric, &self.shared));
+        let mut all = Revocation::begin(&self.shared, &own, why, by);
+        for region in &foreign {
+            all.join_with(Revocation::begin(&region.fabric, std::slice::from_ref(region), why, by));
+        }
+        all
     }
 
     /// Runs control work in the calling thread: all of it if the fabric is manual, none is left to do otherwise.
@@ -285,12 +286,12 @@ impl Fabric {
         self.shared.control.is_manual() && self.shared.control.turn()
     }
 
-    /// Frees what is in quarantine for this device, now that it was proved stopped (reset, or closed).
+    /// Frees what is in quarantine and proved untouchable by now: the engines of this device if its [`Initiator`]
+    /// is stopped (reset, or detached), and regions that no engine in quarantine, no channel and no unfinished
+    /// section can reach. Call it after a reset. Returns how many were freed. An engine whose device has no
+    /// initiator is never proved stopped.
     pub fn release(&self, gate: &Gate) -> usize {
-        let mut held = lock(&self.shared.quarantine);
-        let before = held.len();
-        held.retain(|q| !(q.is_of(gate) && q.is_stopped()));
-        before - held.len()
+        self.shared.free_proved(gate.initiator())
     }
 
     /// A picture of the whole fabric. Takes locks and walks rings; pollers are not disturbed.

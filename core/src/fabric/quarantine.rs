@@ -1,17 +1,36 @@
 //! What a device may still write: held until the device was proved stopped.
 
+use super::Shared;
+use crate::channel::{Erased, owner};
 use crate::drain::{Gate, Initiator};
+use crate::epoch::Grace;
 use crate::region::Inner;
+use crate::sync::{Mutex, Ordering, lock};
 use std::any::Any;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Memory, a mapping or a whole engine that is not reused.
+/// A mapping with its memory, or a whole engine, that is not reused.
 pub(crate) struct Quarantined {
     what: String,
-    initiator: Option<Arc<dyn Initiator>>,
-    region: Option<Arc<Inner>>,
-    /// Kept alive; never looked at again.
-    _engine: Option<Box<dyn Any + Send>>,
+    kind: Kind,
+}
+
+enum Kind {
+    Region {
+        region: Arc<Inner>,
+        /// A grace period that had not ended: the sections it waits for may still use the region.
+        grace: Option<Arc<Mutex<Grace>>>,
+        /// Its unmap succeeded.
+        unmapped: bool,
+    },
+    Engine {
+        /// Kept alive; never called again, nor is the lock ever taken (it makes the entry `Sync`).
+        _engine: std::sync::Mutex<Box<dyn Any + Send>>,
+        gate: Option<Gate>,
+        /// Slots of the regions that it may touch.
+        touches: Vec<u32>,
+    },
 }
 
 impl std::fmt::Debug for Quarantined {
@@ -22,34 +41,100 @@ impl std::fmt::Debug for Quarantined {
 
 impl Quarantined {
     pub(crate) fn engine(
-        name: String,
+        name: &str,
         engine: Box<dyn Any + Send>,
-        initiator: Option<Arc<dyn Initiator>>,
+        gate: Option<Gate>,
+        touches: Vec<u32>,
     ) -> Self {
-        Quarantined { what: format!("engine of {name}"), initiator, region: None, _engine: Some(engine) }
+        let kind = Kind::Engine { _engine: engine.into(), gate, touches };
+        Quarantined { what: format!("engine of {name}"), kind }
     }
 
-    pub(crate) fn region(region: Arc<Inner>, initiator: Option<Arc<dyn Initiator>>) -> Self {
-        Quarantined {
-            what: format!("region {}", region.index),
-            initiator,
-            region: Some(region),
-            _engine: None,
-        }
+    pub(crate) fn region(region: Arc<Inner>, grace: Option<Arc<Mutex<Grace>>>, unmapped: bool) -> Self {
+        let what = format!("region {}", region.index);
+        Quarantined { what, kind: Kind::Region { region, grace, unmapped } }
     }
 
     pub(crate) fn what(&self) -> &str {
         &self.what
     }
 
-    pub(crate) fn is_of(&self, gate: &Gate) -> bool {
-        let exported =
-            self.region.as_ref().and_then(|r| r.hold.exporter.as_ref()).is_some_and(|g| g.is(gate));
-        exported || gate.has_initiator(self.initiator.as_ref())
+    /// The device whose engine it is.
+    fn initiator(&self) -> Option<&Arc<dyn Initiator>> {
+        match &self.kind {
+            Kind::Engine { gate, .. } => gate.as_ref()?.initiator(),
+            Kind::Region { .. } => None,
+        }
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        let mapping = self.region.as_ref().and_then(|r| r.hold.mapping.as_ref());
-        mapping.is_none_or(|m| m.stopped()) && self.initiator.as_ref().is_none_or(|i| i.is_stopped())
+    fn is_freed_region(&self, shared: &Shared, touched: &HashSet<u32>) -> bool {
+        let Kind::Region { region, grace, unmapped } = &self.kind else { return false };
+        grace.as_ref().is_none_or(|grace| lock(grace).turn(&shared.epoch))
+            && !touched.contains(&region.index)
+            && (*unmapped || region.hold.mapping.as_ref().is_none_or(|m| m.stopped()))
+    }
+}
+
+impl Shared {
+    pub(crate) fn quarantine(&self, held: Quarantined) {
+        tracing::warn!(what = held.what(), "quarantined");
+        lock(&self.quarantine).push(Arc::new(held));
+    }
+
+    /// Is an engine of this device in quarantine?
+    pub(crate) fn holds_engine_of(&self, device: &Arc<dyn Initiator>) -> bool {
+        lock(&self.quarantine).iter().any(|q| q.initiator().is_some_and(|i| Arc::ptr_eq(i, device)))
+    }
+
+    /// Slots of regions that an engine in quarantine may touch; with `channels`, also those that anything in
+    /// flight names or that may have posted writes on the way.
+    pub(crate) fn touched(&self, channels: bool) -> HashSet<u32> {
+        let mut all = HashSet::new();
+        if channels {
+            // Before the quarantine: a channel's entries are cleared only when its engine is there.
+            let open = |c: &Arc<dyn Erased>| c.line().owner.load(Ordering::Acquire) & owner::CLOSED == 0;
+            all.extend(self.channels().iter().filter(|c| open(c)).flat_map(|c| c.names().touched()));
+        }
+        for held in lock(&self.quarantine).iter() {
+            if let Kind::Engine { touches, .. } = &held.kind {
+                all.extend(touches.iter().copied());
+            }
+        }
+        all
+    }
+
+    /// Drops engines of this device if it is proved stopped.
+    pub(crate) fn free_engines(&self, of: &Arc<dyn Initiator>) -> usize {
+        let freed =
+            |held: &Quarantined| held.initiator().is_some_and(|i| Arc::ptr_eq(i, of) && i.is_stopped());
+        self.free(freed).len()
+    }
+
+    /// Frees what is proved stopped: engines of this device, then the regions that nothing can touch any more.
+    pub(crate) fn free_proved(&self, of: Option<&Arc<dyn Initiator>>) -> usize {
+        let engines = of.map_or(0, |device| self.free_engines(device));
+        let touched = self.touched(true);
+        let regions = self.free(|held| held.is_freed_region(self, &touched));
+        for held in &regions {
+            if let Kind::Region { region, .. } = &held.kind {
+                self.table.recycle(region.index);
+            }
+        }
+        engines + regions.len()
+    }
+
+    /// Takes out what `freed` says, each entry for one caller only. No code of users runs under the lock.
+    fn free(&self, freed: impl Fn(&Quarantined) -> bool) -> Vec<Arc<Quarantined>> {
+        let all = lock(&self.quarantine).clone();
+        let free: Vec<_> = all.into_iter().filter(|held| freed(held)).collect();
+        let mut taken = Vec::new();
+        lock(&self.quarantine).retain(|held| {
+            let out = free.iter().any(|f| Arc::ptr_eq(f, held));
+            if out {
+                taken.push(held.clone());
+            }
+            !out
+        });
+        taken
     }
 }

@@ -41,11 +41,11 @@ impl Snapshot {
             submitted: channel.line().submitted.load(Ordering::Relaxed),
             in_flight: channel.names().count(|_| true),
             state: match channel.line().owner.load(Ordering::Relaxed) {
-                owner::MINE => "open",
-                owner::CLOSING => "closing",
-                owner::TAKEN | owner::ABANDONED => "seized",
-                owner::CLOSED => "closed",
-                _ => "orphaned",
+                word if word & owner::CLOSED != 0 => "closed",
+                word if word & owner::TAKEN != 0 => "seized",
+                word if word & owner::ORPHANED != 0 => "orphaned",
+                word if word & owner::CLOSING != 0 => "closing",
+                _ => "open",
             },
         });
         Snapshot { channels: channels.collect(), quarantine }

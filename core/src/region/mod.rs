@@ -78,6 +78,14 @@ pub(crate) struct Inner {
     pub(crate) revocation: Mutex<Option<Arc<crate::drain::Running>>>,
 }
 
+impl Inner {
+    /// Has a revoke of it ended?
+    pub(crate) fn is_gone(&self) -> bool {
+        let running = lock(&self.revocation).clone();
+        running.is_some_and(|running| running.is_done())
+    }
+}
+
 /// A registered range with tag `T`. Dropping it revokes it on the control thread.
 #[derive(Debug)]
 pub struct Region<T: RegionTag> {

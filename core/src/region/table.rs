@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 /// Bit layout of a slot's word.
 ///
 /// ```text
-/// 63..32 generation | 31..20 domain | 19..12 fabric | 11..7 rights, free | 6..0 live, class
+/// 63..32 generation | 31..20 domain | 19..12 fabric | 11..7 addresses, rights | 6..0 live, class
 /// ```
 pub(crate) mod word {
     pub(crate) const LIVE: u64 = 1;
@@ -24,6 +24,11 @@ pub(crate) mod word {
     pub(crate) const READ: u64 = 1 << 7;
     /// Devices and engines may write it.
     pub(crate) const WRITE: u64 = 1 << 8;
+    /// It has an address in this process.
+    pub(crate) const CPU: u64 = 1 << 9;
+    /// It has an address in its domain.
+    pub(crate) const DEVICE: u64 = 1 << 10;
+    pub(crate) const ADDRESSES: u64 = CPU | DEVICE;
 
     pub(crate) const FABRIC_SHIFT: u32 = 12;
     pub(crate) const FABRIC: u64 = 0xff << FABRIC_SHIFT;
@@ -74,8 +79,8 @@ pub(crate) struct Place {
     pub(crate) domain: u16,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    pub(crate) device: u64,
-    pub(crate) cpu: u64,
+    pub(crate) device: Option<u64>,
+    pub(crate) cpu: Option<u64>,
     pub(crate) len: u64,
 }
 
@@ -127,8 +132,8 @@ impl Table {
         let slot = self.slot(index)?;
         // Relaxed: the slot is not live, and whoever learns the new handle got it through something stronger.
         let generation = (slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT) + 1;
-        slot.device.store(place.device, Ordering::Relaxed);
-        slot.cpu.store(place.cpu, Ordering::Relaxed);
+        slot.device.store(place.device.unwrap_or(0), Ordering::Relaxed);
+        slot.cpu.store(place.cpu.unwrap_or(0), Ordering::Relaxed);
         slot.len.store(place.len, Ordering::Relaxed);
         let class = match place.class {
             Class::Host => word::HOST,
@@ -140,7 +145,9 @@ impl Table {
             | self.fabric
             | class
             | if place.readable { word::READ } else { 0 }
-            | if place.writable { word::WRITE } else { 0 };
+            | if place.writable { word::WRITE } else { 0 }
+            | if place.cpu.is_some() { word::CPU } else { 0 }
+            | if place.device.is_some() { word::DEVICE } else { 0 };
         // Release: the place is written before the word says it may be read.
         slot.word.store(bits | word::LIVE, Ordering::Release);
         Some((index, bits & (word::GENERATION | word::FABRIC) | word::LIVE))
@@ -190,8 +197,8 @@ mod tests {
         domain: 3,
         readable: true,
         writable: true,
-        device: 0x1000,
-        cpu: 0,
+        device: Some(0x1000),
+        cpu: None,
         len: 4096,
     };
 
