@@ -7,8 +7,8 @@ use super::record::{Breach, FaultKind, Violation, Who};
 use super::transit::Target;
 use super::world::World;
 use crate::backend::ResetMethod;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use tidegate_core::tdi::{TaggedRange, TdiState, TrustDomain};
 
 impl World {
@@ -26,11 +26,7 @@ impl World {
     pub(super) fn close(&mut self, ports: &[Port], who: usize) {
         self.revoke(who);
         let Some(unit) = self.units.get_mut(who) else { return };
-        for export in std::mem::take(&mut unit.exports) {
-            if let Some(export) = export.upgrade() {
-                export.close();
-            }
-        }
+        unit.exports.iter().filter_map(Weak::upgrade).for_each(|export| export.close());
         unit.space = None;
         unit.open = false;
         unit.config.restart(false);
@@ -231,7 +227,7 @@ impl World {
     /// No window of the function is reachable when it returns; requests already past the IOMMU land.
     fn revoke(&mut self, who: usize) {
         let Some(unit) = self.units.get(who) else { return };
-        unit.exports.iter().filter_map(std::sync::Weak::upgrade).for_each(|export| export.set_live(false));
+        unit.exports.iter().filter_map(Weak::upgrade).for_each(|export| export.set_live(false));
         self.spaces.values_mut().for_each(|table| table.kill_windows_of(who));
     }
 
@@ -239,7 +235,7 @@ impl World {
     fn unrevoke(&mut self, who: usize) {
         let Some(unit) = self.units.get(who) else { return };
         if unit.open && unit.config.memory() && !unit.config.asleep() {
-            unit.exports.iter().filter_map(std::sync::Weak::upgrade).for_each(|export| export.set_live(true));
+            unit.exports.iter().filter_map(Weak::upgrade).for_each(|export| export.set_live(true));
         }
     }
 

@@ -27,6 +27,20 @@ impl FileId {
     }
 }
 
+/// `len` zero bytes of shared memory in a file that never had a name (what memfd_create makes, without unsafe
+/// code): tmpfs where there is one. Two syscalls.
+///
+/// # Errors
+/// errno of `open` or `ftruncate`.
+pub fn anonymous_file(len: u64) -> io::Result<File> {
+    let open = |dir: &std::path::Path| {
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir)
+    };
+    let file = open("/dev/shm".as_ref()).or_else(|_| open(&std::env::temp_dir()))?;
+    file.set_len(len)?;
+    Ok(file)
+}
+
 /// A file of bytes without a name.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
@@ -36,13 +50,9 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// `len` zero bytes in shared memory (a tmpfs file that never had a name: what memfd_create makes).
+    /// [`anonymous_file`].
     pub(super) fn anonymous(len: u64) -> io::Result<Memory> {
-        let open = |dir: &std::path::Path| {
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir)
-        };
-        let file = open("/dev/shm".as_ref()).or_else(|_| open(&std::env::temp_dir()))?;
-        file.set_len(len)?;
+        let file = anonymous_file(len)?;
         Ok(Memory { id: FileId::of(&file)?, file: Arc::new(file), len })
     }
 

@@ -65,7 +65,7 @@ pub use device::{
     Action, DeviceModel, Edu, GPU_ID, Gpu, MAX_READ, Nic, Reply, Turn, Wire, WireError, gpu_register,
 };
 pub use function::OpenFunction;
-pub use memory::FileId;
+pub use memory::{FileId, anonymous_file};
 pub use record::{Breach, Fault, FaultKind, Refusal, Step, StepKind, Violation, Who};
 pub use space::{AddressSpace, DmaBuf};
 

@@ -88,6 +88,8 @@ fn a_close_revokes_for_ever() {
     let again = soft.open(GPU).unwrap();
     let map = |from| space.map_dmabuf(WINDOW, from, VRAM, Rights::ReadWrite, Trust::Shared);
     assert_eq!(map(&window), Err(BackendError::Revoked));
+    again.reset().unwrap();
+    assert_eq!(map(&window), Err(BackendError::Revoked));
     assert_eq!(map(&again.export(0, 0..VRAM).unwrap()), Ok(()));
 }
 
@@ -169,6 +171,49 @@ fn opening_is_exclusive_and_resets_as_a_bind_does() {
     drop(lab);
     let nic = soft.open(NIC).unwrap();
     assert_eq!(nic.config_read(4, 2).unwrap() & 6, 2, "memory decode on, bus mastering off");
+}
+
+#[test]
+fn a_close_takes_the_address_space_away() {
+    let Lab { nic, soft, space: _space, host: _host, gpu: _gpu, bar, .. } = Lab::new(42);
+    drop(nic);
+    assert_eq!(bar.read32(crate::engine::softnic::abi::ID), u32::MAX, "a closed function does not answer");
+    let nic = soft.open(NIC).unwrap();
+    nic.config_write(4, 2, 6).unwrap();
+    bar.write32(crate::engine::softnic::abi::CONTROL, 1);
+    bar.write64(0x100, HOST);
+    bar.write32(0x110, 2);
+    bar.write32(0x114, 1);
+    bar.write32(0x11c, 1);
+    soft.run_until_idle(100);
+    assert_eq!(soft.faults().last().map(|f| f.why), Some(Refusal::Detached));
+}
+
+#[test]
+fn a_reset_device_never_gets_the_bytes_of_an_old_read() {
+    let lab = Lab::new(43);
+    lab.host.write(0, b"old read");
+    lab.host.write(8, b"new read");
+    let read = |edu: &crate::soft::OpenFunction, from: u64, to: u64, command: u64| {
+        let bar = edu.map_bar(0).unwrap();
+        edu.attach(&lab.space).unwrap();
+        edu.config_write(4, 2, 6).unwrap();
+        for (at, value) in [(0x80, from), (0x88, to), (0x90, 8), (0x98, command)] {
+            bar.write64(at, value);
+        }
+    };
+    let edu = lab.soft.open(EDU).unwrap();
+    read(&edu, HOST, 0x40000, 1);
+    assert!(lab.soft.step(), "the old read is issued");
+    drop(edu);
+    let edu = lab.soft.open(EDU).unwrap();
+    read(&edu, HOST + 8, 0x40000, 1);
+    lab.idle();
+    read(&edu, 0x40000, HOST + BUFFER, 3);
+    lab.idle();
+    let mut got = [0; 8];
+    lab.host.read(BUFFER, &mut got);
+    assert_eq!(got, *b"new read");
 }
 
 #[test]

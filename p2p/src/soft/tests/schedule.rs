@@ -54,6 +54,39 @@ fn a_step_is_one_action() {
 }
 
 #[test]
+fn requests_take_their_time_and_the_clock_skips_it() {
+    let end = |delay| {
+        let mut lab = Lab::on(builder(96).delay(delay).build().unwrap(), Trust::Shared);
+        lab.post(Opcode::Readback, WINDOW, 0, 8);
+        let steps = lab.soft.run_until_idle(1000);
+        (steps, lab.soft.now())
+    };
+    let (steps, now) = end(0);
+    assert_eq!(steps, now);
+    let (slow_steps, slow_now) = end(100_000);
+    assert!(slow_steps < 30 && slow_now > 50_000, "{slow_steps} steps, clock {slow_now}");
+}
+
+#[test]
+fn dma_into_registers_wakes_a_sleeping_device() {
+    use crate::backend::{Backend, Function, Registers, Rights, Space};
+    let mut lab = Lab::on(builder(97).threads().build().unwrap(), Trust::Shared);
+    let edu = lab.soft.open(EDU).unwrap();
+    let bar = edu.map_bar(0).unwrap();
+    let at = WINDOW + (1 << 30);
+    let window = edu.export(0, 0..4096).unwrap();
+    lab.space.map_dmabuf(at, &window, 4096, Rights::Write, Trust::Shared).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    lab.host.write(BUFFER, &5_u32.to_le_bytes());
+    lab.post(Opcode::Copy, HOST + BUFFER, at + 0x08, 4);
+    let start = Instant::now();
+    while bar.read32(0x08) != 120 {
+        assert!(start.elapsed() < Duration::from_secs(10), "edu slept on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn threads_move_the_devices_by_themselves_and_end_with_the_fabric() {
     let soft = builder(94).threads().build().unwrap();
     let mut lab = Lab::on(soft.clone(), Trust::Shared);

@@ -71,6 +71,15 @@ fn private_pages_answer_a_cpu_of_their_domain_and_no_other() {
 }
 
 #[test]
+fn an_unlocked_tdi_answers_no_t1() {
+    let lab = Lab::new(61);
+    let home = lab.gpu.map_bar_trusted(0, HOME).unwrap();
+    home.write64(0, 7);
+    assert_eq!((home.read64(0), lab.vram(0, 8)), (u64::MAX, vec![0; 8]));
+    assert_eq!(lab.refusals(), [Refusal::TargetNotRunning; 2]);
+}
+
+#[test]
 fn a_lenient_fabric_answers_t1_to_shared_pages_in_run() {
     let lab = Lab::on(builder(54).lenient().build().unwrap(), Trust::Private);
     lab.bind(GPU, HOME);

@@ -27,6 +27,25 @@ fn a_write_that_lands_after_the_targets_stop_is_recorded() {
 }
 
 #[test]
+fn a_write_that_lands_after_the_initiators_stop_is_recorded() {
+    let mut lab = Lab::new(82);
+    lab.bind(NIC, HOME);
+    lab.post(Opcode::Copy, HOST + BUFFER, HOST + BUFFER + 4096, 8);
+    lab.idle();
+    lab.soft.hold(NIC, Toward::Memory, true);
+    lab.soft.wire(NIC).unwrap().send(&[7; 64]).unwrap();
+    lab.post(Opcode::Receive, HOST + BUFFER, 0, 64);
+    lab.step_until(|lab| lab.soft.wire(NIC).unwrap().sent() == 1);
+    lab.idle();
+    lab.model(NIC).set_state(TdiState::Unlocked, None);
+    lab.soft.hold(NIC, Toward::Memory, false);
+    lab.idle();
+    let late = Breach::DmaAfterStop { stopped: NIC, address: HOST + BUFFER, len: 64, write: true };
+    assert_eq!(lab.breaches()[0], Breach::StopWithOutstanding { accepted: 0, outbound: 3, inbound: 0 });
+    assert_eq!(lab.breaches()[1], late);
+}
+
+#[test]
 fn dma_for_work_accepted_before_the_initiators_stop_is_recorded() {
     let mut lab = Lab::new(71);
     lab.bind(NIC, HOME);
@@ -44,6 +63,19 @@ fn dma_for_work_accepted_before_the_initiators_stop_is_recorded() {
     lab.wait();
     lab.idle();
     assert_eq!(lab.breaches().len(), 4, "work accepted after the stop is fine");
+}
+
+#[test]
+fn a_doorbell_rung_before_the_stop_is_old_work() {
+    let mut lab = Lab::new(81);
+    lab.bind(NIC, HOME);
+    lab.post(Opcode::Readback, HOST + BUFFER, 0, 8);
+    lab.model(NIC).set_state(TdiState::Unlocked, None);
+    lab.wait();
+    let late = lab.breaches();
+    assert!(matches!(late[0], Breach::StopWithOutstanding { accepted: 1, .. }));
+    assert!(late[1..].iter().all(|b| matches!(b, Breach::DmaAfterStop { stopped: NIC, .. })));
+    assert_eq!(late.len(), 5, "fetch, data, both halves of the completion");
 }
 
 #[test]

@@ -162,9 +162,9 @@ impl Queue {
         self.done.extend(given_up.into_iter().map(|w| Work { status: Status::Aborted, ..w }));
     }
 
-    /// Acknowledges a disable when nothing is left.
+    /// Acknowledges a disable when nothing is left: called when there is no completion to write.
     fn settle(&mut self, faults: &Faults) -> Option<Answer> {
-        let idle = self.work.is_empty() && self.done.is_empty() && self.fetching == 0;
+        let idle = self.work.is_empty() && self.fetching == 0;
         if self.disabling && idle && !faults.hung_disable {
             self.enabled = false;
             self.disabling = false;
