@@ -48,7 +48,7 @@ impl Description {
         }
     }
 
-    /// With a BAR of plain memory (64 bits wide: takes `bar` and the next).
+    /// With a BAR of plain memory (64 bits wide: takes `bar` and the next). A BAR above 5 is left out.
     pub fn memory_bar(mut self, bar: u8, size: u64) -> Description {
         self.set_bar(bar, BarShape { size, wide: true });
         self

@@ -11,8 +11,7 @@
 //! consumed, so a completion ring cannot overflow.
 //!
 //! **Order.** A completion follows the data it speaks of only as far as the root complex: data that went to a
-//! peer's BAR may land after the completion was seen. A [`Opcode::Readback`] from the same peer through the same
-//! queue's device pushes it.
+//! peer's BAR may land after the completion was seen. An [`Opcode::Readback`] from the same peer pushes it.
 //!
 //! **Disable.** Software sets [`QUEUE_CONTROL_DISABLE`]. The device stops fetching ([`QUEUE_HEAD`] stands still:
 //! descriptors from there on were never accepted and get no completion), gives up what it accepted and had not
@@ -29,7 +28,7 @@ pub const BAR_LEN: u64 = 0x1000;
 pub const QUEUES: u32 = 4;
 /// Most entries of a ring; sizes are powers of two from 2.
 pub const MAX_RING: u32 = 4096;
-/// Longest frame, and longest `COPY`'s step; a `COPY` itself may be as long as `len` can say.
+/// Longest frame. A `COPY` may be as long as `len` can say.
 pub const MTU: u32 = 65536;
 /// Longest `READBACK`.
 pub const MAX_READBACK: u32 = 64;
@@ -83,10 +82,11 @@ pub const QUEUE_STATUS_ENABLED: u32 = 1;
 pub const QUEUE_STATUS_QUIET: u32 = 2;
 /// The rings could not be read; the queue does nothing until it is disabled.
 pub const QUEUE_STATUS_FAILED: u32 = 4;
-/// Doorbell: descriptors written so far, counted from the enable, modulo 2^32.
-pub const QUEUE_TAIL: u64 = 0x1c;
-/// Read only: descriptors accepted so far, counted alike.
-pub const QUEUE_HEAD: u64 = 0x20;
+/// Read only: descriptors accepted so far, counted from the enable, modulo 2^32.
+pub const QUEUE_HEAD: u64 = 0x1c;
+/// Doorbell: descriptors written so far, counted alike. Best written as 64 bits, whose upper half is ignored:
+/// that write comes after the descriptors.
+pub const QUEUE_TAIL: u64 = 0x20;
 
 /// Offset of a register of a queue.
 pub const fn queue(index: u32, register: u64) -> u64 {

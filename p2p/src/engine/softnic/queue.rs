@@ -103,11 +103,11 @@ impl<R: Registers, M: Words> Queue<R, M> {
         true
     }
 
-    /// Tells the device of everything posted, by one 64-bit-ordered register write; none when nothing is new.
+    /// Tells the device of everything posted, by one register write; none when nothing is new.
     pub fn ring(&mut self) {
         if self.rung != self.posted {
             self.rung = self.posted;
-            self.bar.write32(abi::queue(self.index, abi::QUEUE_TAIL), self.posted);
+            self.bar.write64(abi::queue(self.index, abi::QUEUE_TAIL), u64::from(self.posted));
         }
     }
 
@@ -249,6 +249,16 @@ mod tests {
         assert_eq!(lab.soft.run_until_idle(100), 0, "nothing was rung");
         lab.queue.ring();
         assert!(lab.soft.run_until_idle(100) > 0);
+    }
+
+    #[test]
+    fn a_completion_that_nobody_asked_for_is_not_taken() {
+        let mut lab = lab(6, 4);
+        let fake = Completion { index: 0, len: 0, tail: 0, status: 0, phase: true };
+        let at = lab.queue.completions_at();
+        let word = |n: usize| u64::from_le_bytes(fake.encode()[n..n + 8].try_into().unwrap());
+        lab.queue.rings.store(at + 24, word(24));
+        assert_eq!(lab.queue.poll(), None);
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn a_close_takes_the_address_space_away() {
     bar.write64(0x100, HOST);
     bar.write32(0x110, 2);
     bar.write32(0x114, 1);
-    bar.write32(0x11c, 1);
+    bar.write32(0x120, 1);
     soft.run_until_idle(100);
     assert_eq!(soft.faults().last().map(|f| f.why), Some(Refusal::Detached));
 }

@@ -194,3 +194,29 @@ impl DeviceModel for Nic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::soft::chance::Chance;
+
+    #[test]
+    fn a_disable_waits_for_the_fetch_under_way() {
+        let mut nic = Nic::default();
+        let mut chance = Chance::new(1);
+        let mut next = |nic: &mut Nic| nic.next(Turn { now: 0, chance: &mut chance });
+        let control = abi::queue(0, abi::QUEUE_CONTROL);
+        nic.write(0, abi::CONTROL, 4, 1);
+        nic.write(0, abi::queue(0, abi::QUEUE_SIZE), 4, 4);
+        nic.write(0, control, 4, u64::from(abi::QUEUE_CONTROL_ENABLE));
+        nic.write(0, abi::queue(0, abi::QUEUE_TAIL), 4, 1);
+        assert_eq!(next(&mut nic), Some(Action::Read { tag: 0, address: 0, len: 32, stale: false }));
+        nic.write(0, control, 4, u64::from(abi::QUEUE_CONTROL_DISABLE));
+        assert_eq!(next(&mut nic), None);
+        nic.reply(0, Reply { data: vec![0; 32], failed: false });
+        assert_eq!(next(&mut nic), Some(Action::Inside));
+        let status = nic.read(0, abi::queue(0, abi::QUEUE_STATUS), 4);
+        assert_eq!(status, u64::from(abi::QUEUE_STATUS_QUIET));
+        assert_eq!(nic.read(0, abi::queue(0, abi::QUEUE_HEAD), 4), 0, "fetched too late: never accepted");
+    }
+}
