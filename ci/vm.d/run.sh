@@ -110,11 +110,12 @@ write_initrd() {
 machine() {
     local kernel
     kernel=$(kernel_image)
+    # no_timer_check: on a busy host the emulated timer can be late at boot, which the kernel would take for broken hardware and panic.
     words=("${qemu[@]}" -M 'q35,kernel-irqchip=split' -accel 'tcg,thread=multi' -cpu max -smp 2 -m "$memory" -vga none
         -display none -monitor none -no-reboot -nodefaults
         -device 'intel-iommu,intremap=on,device-iotlb=on'
         -kernel "$kernel" -initrd "$tmp/initrd.cpio"
-        -append "console=ttyS0 panic=-1 log_buf_len=1M intel_iommu=on iommu=nopt $append"
+        -append "console=ttyS0 panic=-1 log_buf_len=1M no_timer_check intel_iommu=on iommu=nopt $append"
         -chardev "file,id=console,path=$(comma "$console")" -serial chardev:console
         # remap: the host's root may hold several file systems, whose inode numbers would collide in one share.
         -virtfs 'local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap'
