@@ -30,6 +30,9 @@ quote() {
     for word in "$@"; do printf " '%s'" "${word//\'/\'\\\'\'}"; done
 }
 
+# Seconds until a guest that did not begin the command counts as hung; a boot takes three, on an overloaded host thirty.
+boot_limit=60
+
 # QEMU splits option values at commas; a doubled comma is a comma.
 comma() { printf '%s' "${1//,/,,}"; }
 
@@ -110,12 +113,13 @@ write_initrd() {
 machine() {
     local kernel
     kernel=$(kernel_image)
-    # no_timer_check: on a busy host the emulated timer can be late at boot, which the kernel would take for broken hardware and panic.
+    # On a busy host the emulated timers can be late. no_timer_check: not a reason to panic. tsc=reliable: not a reason to drop the TSC.
+    # nohz=off: each CPU keeps its tick, since one that slept through a late timer was seen never to wake again.
     words=("${qemu[@]}" -M 'q35,kernel-irqchip=split' -accel 'tcg,thread=multi' -cpu max -smp 2 -m "$memory" -vga none
         -display none -monitor none -no-reboot -nodefaults
         -device 'intel-iommu,intremap=on,device-iotlb=on'
         -kernel "$kernel" -initrd "$tmp/initrd.cpio"
-        -append "console=ttyS0 panic=-1 log_buf_len=1M no_timer_check intel_iommu=on iommu=nopt $append"
+        -append "console=ttyS0 panic=-1 log_buf_len=1M no_timer_check tsc=reliable nohz=off intel_iommu=on iommu=nopt $append"
         -chardev "file,id=console,path=$(comma "$console")" -serial chardev:console
         # remap: the host's root may hold several file systems, whose inode numbers would collide in one share.
         -virtfs 'local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap'
@@ -125,7 +129,7 @@ machine() {
 
 prepare() {
     tmp=$(mktemp -d "${TMPDIR:-/tmp}/tidegate-vm.XXXXXX")
-    pid='' began=$SECONDS
+    pid='' clock='' began=$SECONDS
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -136,12 +140,12 @@ prepare() {
     # An earlier run's faults must not pass for this one's, in case this one dies before it writes its own.
     rm -f "$out/dmesg.txt"
     truncate -s 64M "$tmp/nvme.img"
-    : >"$tmp/status"
     find_qemu
 }
 
 finish() {
-    [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+    local process
+    for process in $pid $clock; do kill "$process" 2>/dev/null || true; done
     [ -z "${terminal:-}" ] || stty "$terminal"
     rm -rf "$tmp"
 }
@@ -164,19 +168,43 @@ run_guest() {
         -chardev "file,id=stdout,path=$(comma "$tmp/stdout")" -device virtserialport,chardev=stdout,name=tidegate.stdout \
         -chardev "file,id=stderr,path=$(comma "$tmp/stderr")" -device virtserialport,chardev=stderr,name=tidegate.stderr \
         -chardev "file,id=status,path=$(comma "$tmp/status")" -device virtserialport,chardev=status,name=tidegate.status
-    local pumps=() code=0
+    local tries=3
+    until boot_once; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || die_in_guest "it hung while booting, each time"
+        say "the guest hung while booting, before the command began (seen on overloaded hosts); booting it again"
+    done
+    answer "$code"
+}
+
+# Boots and waits for the end, whose exit code is left in `code`. Fails when the boot hung: the command did not begin, so it may be tried again.
+boot_once() {
+    local pumps=() ended='' hung=no
+    code=0 began=$SECONDS
+    : >"$tmp/status"
     pump "$tmp/stdout" &
     pumps+=($!)
     pump "$tmp/stderr" >&2 &
     pumps+=($!)
     timeout --kill-after=5 "$limit" "${words[@]}" </dev/null >"$tmp/qemu.log" 2>&1 &
     pid=$!
-    wait "$pid" || code=$?
-    pid=''
+    # The clock must not hold the caller's stdout open: a reader at the other end would wait for it.
+    sleep "$boot_limit" >/dev/null 2>&1 &
+    clock=$!
+    wait -n -p ended "$pid" "$clock" || code=$?
+    if [ "$ended" = "$clock" ]; then
+        [ -s "$tmp/status" ] || hung=yes
+        [ "$hung" = no ] || kill "$pid" 2>/dev/null || true
+        code=0
+        wait "$pid" || code=$?
+    else
+        kill "$clock" 2>/dev/null || true
+    fi
+    pid='' clock=''
     # A QEMU that did not get as far as opening the pipes must not leave the pumps waiting.
     : <>"$tmp/stdout" <>"$tmp/stderr"
     wait "${pumps[@]}" || true
-    answer "$code"
+    [ "$hung" = no ]
 }
 
 # Turns what is left of the run into the exit code.
@@ -187,10 +215,15 @@ answer() {
         exit "$status"
     elif [ "$code" = 124 ] || { [ "$code" = 137 ] && [ "$limit" != 0 ] && [ $((SECONDS - began)) -ge "$limit" ]; }; then
         # 137 alone could also be a QEMU that the host's kernel killed for want of memory.
+        [ -s "$tmp/status" ] || say "the guest was still booting"
         say "the command ran into the time-out of $limit s; the guest was stopped (--timeout S gives it more)"
         exit 124
     fi
-    say "the guest died before the command ended; the end of its console:"
+    die_in_guest "it died before the command ended"
+}
+
+die_in_guest() {
+    say "no answer from the guest: $1; the end of its console:"
     [ ! -s "$tmp/qemu.log" ] || sed 's/^/  qemu: /' "$tmp/qemu.log" >&2
     tail -n 40 "$console" 2>/dev/null | tr -d '\r' | sed 's/^/  | /' >&2
     exit 125
