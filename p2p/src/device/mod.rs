@@ -5,7 +5,7 @@ mod intercept;
 mod resources;
 
 pub use intercept::{ConfigError, ResetError, Written};
-pub use resources::{DmaMemory, Driver, DriverError, Resources};
+pub use resources::{Claim, DmaMemory, Driver, DriverError, Resources};
 
 use crate::backend::{Backend, BackendError, Function, Notice};
 use crate::domain::{Domain, DomainError, lock};
@@ -42,6 +42,7 @@ struct Inner<B: Backend> {
     stopper: Arc<Stopper<B::Function>>,
     trust: Mutex<Trust>,
     observer: Mutex<Option<Arc<dyn Observer>>>,
+    claims: resources::Claims,
 }
 
 impl<B: Backend> std::fmt::Debug for Inner<B> {
@@ -116,6 +117,7 @@ impl<B: Backend> Device<B> {
             stopper,
             trust: Mutex::default(),
             observer: Mutex::default(),
+            claims: Arc::default(),
         })))
     }
 
@@ -141,6 +143,10 @@ impl<B: Backend> Device<B> {
 
     pub(crate) fn function(&self) -> &Arc<B::Function> {
         &self.0.function
+    }
+
+    fn claims(&self) -> &resources::Claims {
+        &self.0.claims
     }
 
     /// State of its TDI and the trust domain it is in, as the TSM confirmed them last.

@@ -2,10 +2,11 @@
 
 use super::Device;
 use crate::backend::{Backend, BackendError, Function, Space};
-use crate::domain::DomainError;
+use crate::domain::{DomainError, lock};
 use crate::mapping::Lease;
 use crate::pci::PciAddress;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use tidegate_core::{Access, Engine, Memory, MemoryError};
 
 /// Makes an engine for a kind of device. Public: edu, softnic and users' own implement it.
@@ -41,6 +42,24 @@ pub enum DriverError {
         at: PciAddress,
         /// What it should have done.
         what: &'static str,
+    },
+    /// Another engine has the queue.
+    #[error("{at}: queue {queue} is taken")]
+    Taken {
+        /// The function.
+        at: PciAddress,
+        /// The queue.
+        queue: u32,
+    },
+    /// The device has no such queue, or not one of that size.
+    #[error("{at} has no queue {queue} of {entries} entries")]
+    Queue {
+        /// The function.
+        at: PciAddress,
+        /// The queue.
+        queue: u32,
+        /// Entries asked for.
+        entries: u32,
     },
     /// The backend refused.
     #[error(transparent)]
@@ -83,6 +102,19 @@ impl<B: Backend> Resources<B> {
         self.device.function().map_bar(bar)
     }
 
+    /// Takes a queue of the device for one engine, until the claim is dropped. What a queue is, is the driver's
+    /// business; two engines on one would mix their operands.
+    ///
+    /// # Errors
+    /// [`DriverError::Taken`].
+    pub fn claim(&self, queue: u32) -> Result<Claim, DriverError> {
+        let taken = self.device.claims();
+        if !lock(taken).insert(queue) {
+            return Err(DriverError::Taken { at: self.address(), queue });
+        }
+        Ok(Claim { taken: taken.clone(), queue })
+    }
+
     /// Zeroed memory that the device and this process share: rings, completion words. Unmapped when dropped.
     ///
     /// # Errors
@@ -96,12 +128,35 @@ impl<B: Backend> Resources<B> {
     }
 }
 
-/// Memory that a device and this process share. An engine that is dropped must have stopped its device.
+/// Queues of a device that engines have.
+pub(super) type Claims = Arc<Mutex<BTreeSet<u32>>>;
+
+/// A queue of a device, held by one engine; free again when dropped. Leak it with the engine's memory if the device
+/// may still run.
 #[derive(Debug)]
+#[must_use = "dropping it gives the queue back"]
+pub struct Claim {
+    taken: Claims,
+    queue: u32,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.taken).remove(&self.queue);
+    }
+}
+
+/// Memory that a device and this process share. An engine that is dropped must have stopped its device.
 pub struct DmaMemory<B: Backend> {
     space: Arc<B::Space>,
     lease: Arc<Lease>,
     memory: Arc<Memory>,
+}
+
+impl<B: Backend> std::fmt::Debug for DmaMemory<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DmaMemory({:#x}+{:#x})", self.lease.iova, self.lease.len)
+    }
 }
 
 impl<B: Backend> DmaMemory<B> {

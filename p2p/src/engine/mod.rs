@@ -1,93 +1,60 @@
 //! What drives devices: register and descriptor layouts, and the queues built on them.
 //!
-//! Everything here is generic over [`crate::backend::Registers`] and [`Words`], so that one text drives a soft
-//! device and a real one. Nothing here blocks, and nothing but opening and disabling a queue reads a register.
+//! | driver | device | operations | confirms |
+//! |---|---|---|---|
+//! | [`edu::Edu`] | QEMU's `edu`, and its model in [`crate::soft`] | copy, fill, fence | yes |
+//! | [`softnic::SoftNic`] | the NIC of [`crate::soft`] | read (receive), write (transmit), copy, fence | yes |
+//!
+//! # How a window flush works, and why it holds
+//!
+//! A device says "done" when its last write has left it; the bytes may still be on their way to the peer, and a dead
+//! mapping swallows them without a word. [`Operation::ReadBack`] settles both at once. The engine lets the device
+//! read some bytes that it wrote into that window before, and compares them with what it wrote.
+//!
+//! *Order.* A memory read does not pass posted writes of its requester on the same way (PCIe 6.0, 2.4.1), so
+//! when its answer is there, all writes to the window that were issued before it have arrived: those of every
+//! operation that had completed when the read-back was pushed.
+//!
+//! *Life.* Nobody brings a dead mapping back at its place: un-revoking an export restores no import, and the fabric
+//! unmaps and maps again only for a new generation of the region, whose writes were checked against that generation.
+//! So a mapping that answers now has been alive since the region was made, for all writes to it, not only for the one
+//! that is compared. That the mapping answers, and not something in its place, is what the value shows: a dead one
+//! gives all-ones (the IOMMU or the root port), zeros (QEMU), or leaves the device's own buffer as it was.
+//! The bytes compared hold at least one that is neither 0x00 nor 0xff, and edu's buffer is first filled with their
+//! complement. Where no write since the window was made left such bytes, the outcome is [`Outcome::Unchecked`]:
+//! ordered, but nothing is proved.
+//!
+//! *A wrong value.* It is [`code::DEAD_WINDOW`] if it is what a dead mapping gives and nobody else had a hand in the
+//! place as far as the engine knows, else [`Outcome::Unchecked`]: a second channel, the CPU or the exporter itself may
+//! have written there since. Neither confirms anything.
 
 pub mod edu;
 pub mod softnic;
+mod window;
 
-/// Host memory that a device reaches too, in 64-bit little-endian words at multiples of 8 bytes.
-///
-/// An implementation makes each access volatile or atomic. Past the end: reads zero, writes are dropped.
-pub trait Words: Send + 'static {
-    /// Loads a word; nothing that follows is read before it (Acquire).
-    fn load(&self, at: u64) -> u64;
-    /// Stores a word.
-    fn store(&self, at: u64, value: u64);
-    /// Bytes.
-    fn len(&self) -> u64;
-    /// True for no memory.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+use tidegate_core::engine::Target;
+#[cfg(doc)]
+use tidegate_core::engine::{Operation, Outcome};
+
+/// What the engines here say in [`tidegate_core::Status::Device`] beside their devices' own codes, which are small.
+pub mod code {
+    /// A register reads all-ones: the device is gone, or does not answer. What it had accepted stays in flight (an
+    /// engine can't know that it stopped) until a quiesce or revoke ends it; everything else ends with this.
+    pub const GONE: u16 = 0xffff;
+    /// The queue stopped by itself. What the device had accepted stays in flight as for [`GONE`].
+    pub const FAILED: u16 = 0xfffe;
+    /// A read-back gave what a dead mapping gives, instead of what was written.
+    pub const DEAD_WINDOW: u16 = 0xfffd;
+    /// A completion that can't be: it says that more was moved than was asked for, or has an unknown status.
+    pub const NONSENSE: u16 = 0xfffc;
 }
 
-/// A device could not be taken into use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// Registers read all-ones.
-    #[error("the device does not answer (register {at:#x} reads all-ones)")]
-    Gone {
-        /// The register.
-        at: u64,
-    },
-    /// Another device, or another version of it.
-    #[error("register {at:#x} reads {found:#x}, expected {expected:#x}")]
-    Identity {
-        /// The register.
-        at: u64,
-        /// What it read.
-        found: u32,
-        /// What the engine drives.
-        expected: u32,
-    },
-    /// The queue is in use, or does not exist.
-    #[error("queue {queue} is in use or does not exist (status {status:#x})")]
-    Queue {
-        /// The queue.
-        queue: u32,
-        /// Its status register.
-        status: u32,
-    },
-    /// The rings do not fit their memory, or their size is not a power of two in the device's range.
-    #[error("{entries} entries need {needed:#x} bytes of ring memory, {given:#x} given")]
-    Rings {
-        /// Entries asked for.
-        entries: u32,
-        /// Bytes that they need; 0 when the device has no such ring.
-        needed: u64,
-        /// Bytes given.
-        given: u64,
-    },
+/// Do two operands share a byte? Devices copy in pieces, so such a copy would not be one.
+fn overlap(a: &Target, b: &Target) -> bool {
+    meet(a.address, a.len, b.address, b.len)
 }
 
-/// The device stopped answering: a register that cannot hold all-ones did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the device does not answer")]
-pub struct Gone;
-
-#[cfg(test)]
-pub(crate) mod testing {
-    use super::Words;
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
-
-    /// Words of a file, as a mapping of it would show them.
-    pub(crate) struct FileWords(pub(crate) File);
-
-    impl Words for FileWords {
-        fn load(&self, at: u64) -> u64 {
-            let mut raw = [0; 8];
-            self.0.read_exact_at(&mut raw, at).map_or(0, |()| u64::from_le_bytes(raw))
-        }
-
-        fn store(&self, at: u64, value: u64) {
-            self.0.write_all_at(&value.to_le_bytes(), at).unwrap();
-        }
-
-        fn len(&self) -> u64 {
-            self.0.metadata().unwrap().len()
-        }
-    }
+/// Do two ranges share a byte?
+fn meet(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
+    a < b.saturating_add(b_len) && b < a.saturating_add(a_len)
 }
