@@ -84,3 +84,17 @@ fetch_unpacked() {
     (cd "$dir/deb" && apt_in "$dir" get download "$package") >&2 || die "could not download $package"
     dpkg-deb -x "$dir/deb/"*.deb "$to"
 }
+
+# A cargo of 1.85 or newer, and a linker.
+need_cargo() {
+    command -v cargo >/dev/null || need_packages cargo
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    local version
+    version=$(cargo --version | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
+    [ "${version:-85}" -ge 85 ] || die "cargo is $(cargo --version), 1.85 or newer is needed: on Debian 13 apt-get install cargo, elsewhere see rustup"
+}
+
+# Where cargo puts what it builds.
+target_directory() {
+    (cd "$project" && cargo metadata --format-version 1 --no-deps --offline) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}

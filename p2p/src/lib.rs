@@ -18,5 +18,6 @@ pub use device::{Device, Driver, DriverError, Resources};
 pub use domain::{Domain, DomainError, Want};
 pub use export::{Export, ExportError};
 pub use import::{Import, ImportError, NotRecovered};
+pub use pci::PciAddress;
 pub mod engine;
 pub mod soft;

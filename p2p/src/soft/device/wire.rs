@@ -97,6 +97,11 @@ impl Wire {
         frame
     }
 
+    /// Takes back all frames that wait for the NIC; returns how many there were.
+    pub fn clear(&self) -> usize {
+        std::mem::take(&mut lock(&self.frames).inward).len()
+    }
+
     /// Frames that fit in each direction.
     pub fn capacity(&self) -> usize {
         lock(&self.frames).capacity
