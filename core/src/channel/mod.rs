@@ -184,7 +184,9 @@ impl<E: Engine> Channel<E> {
         let depth = cfg.depth.clamp(1, 1 << 16).min(engine.depth().max(1));
         let ring = Ring::new(depth);
         let id = fabric.next_channel_id();
-        let short = std::any::type_name::<E>().rsplit("::").next().unwrap_or("engine");
+        // `a::b::Engine<c::D>` is called `Engine`.
+        let path = std::any::type_name::<E>().split('<').next().unwrap_or_default();
+        let short = path.rsplit("::").next().unwrap_or("engine");
         let core = Arc::new(Core {
             line: Arc::new(Line::new()),
             names: ring.names().clone(),
