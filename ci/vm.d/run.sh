@@ -31,7 +31,7 @@ quote() {
 }
 
 # Seconds until a guest that did not begin the command counts as hung; a boot takes three, on an overloaded host thirty.
-boot_limit=60
+boot_limit=${TIDEGATE_BOOT_LIMIT:-60}
 
 # QEMU splits option values at commas; a doubled comma is a comma.
 comma() { printf '%s' "${1//,/,,}"; }
