@@ -30,8 +30,8 @@ quote() {
     for word in "$@"; do printf " '%s'" "${word//\'/\'\\\'\'}"; done
 }
 
-# Seconds until a guest that did not begin the command counts as hung; a boot takes three, on an overloaded host thirty.
-boot_limit=${TIDEGATE_BOOT_LIMIT:-60}
+# Seconds until a guest that did not begin the command counts as hung; a boot takes three, on an overloaded host a minute.
+boot_limit=${TIDEGATE_BOOT_LIMIT:-100}
 
 # QEMU splits option values at commas; a doubled comma is a comma.
 comma() { printf '%s' "${1//,/,,}"; }
