@@ -61,7 +61,14 @@ impl Bar {
         let Some(port) = self.reach(at, width, false) else { return ones };
         match port.bar(self.bar) {
             BarKind::None => ones,
-            BarKind::Registers(_) => port.model().read(self.bar, at, width) & ones,
+            BarKind::Registers(_) => {
+                let value = port.model().read(self.bar, at, width) & ones;
+                // What the device had written when the value was taken arrives before the answer.
+                if !port.is_quick() {
+                    self.fabric.shared.world().push(&self.fabric.shared.ports, self.who);
+                }
+                value
+            }
             BarKind::Memory(memory) => {
                 let mut raw = [0xff; 8];
                 if let Some(raw) = raw.get_mut(..usize::from(width)) {

@@ -82,6 +82,14 @@ impl World {
 
     /// Lets a device take one step. False: it has nothing to do.
     pub(super) fn act(&mut self, ports: &[Port], who: usize) -> bool {
+        // Counted before the model shows what it did: a register read that sees a transfer's end pushes its bytes.
+        count(ports, who, 1);
+        let acted = self.step_of(ports, who);
+        count(ports, who, -1);
+        acted
+    }
+
+    fn step_of(&mut self, ports: &[Port], who: usize) -> bool {
         let now = self.now;
         let (Some(unit), Some(port)) = (self.units.get_mut(who), ports.get(who)) else { return false };
         if unit.dead {
@@ -142,7 +150,6 @@ impl World {
     pub(super) fn translate(&mut self, ports: &[Port], who: usize) -> bool {
         let Some(unit) = self.units.get_mut(who) else { return false };
         let Some(request) = unit.uplink.pop_front() else { return false };
-        count(ports, who, -1);
         let (len, write) = request.body.extent();
         let table = unit.space.and_then(|id| self.spaces.get(&id));
         let pieces = match table {
@@ -158,6 +165,8 @@ impl World {
         for piece in pieces {
             self.enqueue(ports, who, &request, piece);
         }
+        // Last: at no time is it nowhere.
+        count(ports, who, -1);
         true
     }
 
@@ -189,7 +198,6 @@ impl World {
             return false;
         };
         let (who, target) = key;
-        count(ports, pushed_by(who, target), -1);
         let Parcel { request, place } = parcel;
         let (len, write) = request.body.extent();
         let kind = if write { StepKind::Write } else { StepKind::Read };
@@ -217,6 +225,7 @@ impl World {
                 self.settle(ports, &request.body, None);
             }
         }
+        count(ports, pushed_by(key.0, target), -1);
         true
     }
 
