@@ -58,3 +58,6 @@ fn overlap(a: &Target, b: &Target) -> bool {
 fn meet(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
     a < b.saturating_add(b_len) && b < a.saturating_add(a_len)
 }
+
+#[cfg(test)]
+mod conformance;

@@ -1,0 +1,118 @@
+//! Cancel, resume, death, drop.
+
+use super::rig::{AT_ONCE, DEPTH, LEN, Rig, Subject, pattern};
+use crate::backend::Backend;
+use crate::engine::code;
+use crate::soft::FaultKind;
+use std::collections::BTreeSet;
+use tidegate_core::{Access, Cause, Completion, Deadline, Memory, Op, Status};
+
+/// Work for a queue: so many copies, half of which name the second region.
+fn load<B: Backend, D: Subject<B>>(
+    rig: &mut Rig<B, D>,
+    n: u64,
+    len: u64,
+) -> tidegate_core::Region<tidegate_core::Shared> {
+    let memory = Memory::allocate("to be revoked", LEN).unwrap();
+    let other = rig.domain.register(memory.backing(), Access::ReadWrite).unwrap();
+    for i in 0..n {
+        let to = if i % 2 == 0 { rig.host(0x8000, len) } else { other.handle().span(0..len) };
+        let op = Op::copy(rig.vram(0, len), to).cookie(i);
+        rig.submit(op);
+    }
+    other
+}
+
+/// In the middle of its work, at every depth of it: what named the region is revoked, the rest aborted, each once;
+/// then the queue works again.
+pub(super) fn a_cancel_ends_everything_once_and_the_queue_resumes<B: Backend, D: Subject<B>>(
+    rig: &mut Rig<B, D>,
+    rounds: u32,
+) {
+    for round in 0..rounds {
+        let other = load(rig, 6, 5000);
+        (0..round * 7).for_each(|_| rig.world.pass());
+        let revocation = other.revoke(Cause::User, AT_ONCE);
+        let (report, _) = rig.finish(revocation, false);
+        assert!(report.is_clean(), "{report:?}");
+        assert!(rig.fabric.inspect().quarantine.is_empty());
+        let mut done = Vec::new();
+        rig.channel().reclaim(&mut done).unwrap();
+        done.extend(rig.complete(6 - done.len()));
+        check_ends(&done, 6);
+        assert_eq!(report.in_flight, report.drained + report.revoked + report.failed);
+        rig.fill_host(0, &pattern(round, 64));
+        let op = Op::copy(rig.host(0, 64), rig.vram(64, 64));
+        rig.run_well(op);
+        assert_eq!(rig.peek(64, 64), pattern(round, 64));
+        assert_eq!(rig.confirm(), [Status::Done]);
+    }
+}
+
+fn check_ends(done: &[Completion], n: u64) {
+    assert_eq!(
+        done.iter().map(|c| c.cookie).collect::<BTreeSet<_>>(),
+        (0..n).collect(),
+        "each once: {done:?}"
+    );
+    assert_eq!(done.len() as u64, n);
+    for c in done {
+        let withdrawn = if c.cookie % 2 == 0 { Status::Aborted } else { Status::Revoked };
+        assert!(c.status == Status::Done || c.status == withdrawn, "{c:?}");
+    }
+}
+
+/// Dropped with work in flight, it leaves nothing mapped and no queue taken.
+pub(super) fn a_channel_dropped_in_mid_flight_leaves_nothing<B: Backend, D: Subject<B>>(
+    rig: &mut Rig<B, D>,
+    rounds: u32,
+) {
+    for round in 0..rounds {
+        assert!(!rig.is_bare(), "an engine has memory");
+        for n in 0..6 {
+            let op = Op::copy(rig.vram(0, 5000), rig.host(0x2000 * n, 5000));
+            rig.submit(op);
+        }
+        (0..round * 5).for_each(|_| rig.world.pass());
+        rig.drop_channel();
+        rig.until("the channel ends", |rig| rig.fabric.inspect().channels.is_empty() && rig.is_bare());
+        assert!(rig.fabric.inspect().quarantine.is_empty());
+        rig.open(DEPTH);
+        let op = Op::copy(rig.host(0, 64), rig.host(0x1000, 64));
+        rig.run_well(op);
+    }
+}
+
+/// A device that no longer answers: what it had is never called ended by the engine (it may still run), everything
+/// else ends with a code, and a revoke ends the rest and keeps the memory.
+pub(super) fn a_device_that_is_gone<B: Backend, D: Subject<B>>(rig: &mut Rig<B, D>, fresh: bool) {
+    let other = load(rig, 6, 5000);
+    if !fresh {
+        (0..20).for_each(|_| rig.world.pass());
+    }
+    rig.world.soft().misbehave(rig.initiator.address(), FaultKind::Dead);
+    // Long enough for an engine that looks seldom.
+    let mut done: Vec<Completion> = (0..70_000).flat_map(|_| rig.poll()).collect();
+    let op = Op::copy(rig.host(0, 8), rig.host(0x100, 8)).cookie(6);
+    rig.submit(op);
+    done.extend(rig.complete(1));
+    let late = done.iter().find(|c| c.cookie == 6).unwrap();
+    assert_eq!(late.status, Status::Device(code::GONE));
+    assert!(done.iter().all(|c| matches!(c.status, Status::Done | Status::Device(code::GONE))), "{done:?}");
+    assert!(rig.channel().in_flight() > 0, "the device may still do what it had");
+    // Some of it names the host region.
+    let by = Deadline::millis(0, 300);
+    let host = rig.host.revoke(Cause::Doubt, by);
+    let (report, _) = rig.finish(host, false);
+    let (second, _) = rig.finish(other.revoke(Cause::Doubt, by), false);
+    assert!(!report.is_clean() || !second.is_clean(), "{report:?} {second:?}");
+    rig.channel().reclaim(&mut done).unwrap();
+    assert_eq!(
+        done.iter().map(|c| c.cookie).collect::<BTreeSet<_>>(),
+        (0..7).collect(),
+        "each once: {done:?}"
+    );
+    assert_eq!(done.len(), 7);
+    assert!(!rig.fabric.inspect().quarantine.is_empty());
+    assert!(rig.channel().closed().is_some());
+}

@@ -1,0 +1,313 @@
+//! An initiator with a channel, an exporter with a window, and host memory.
+
+use crate::backend::{Backend, Function, Registers};
+use crate::device::{Device, Driver};
+use crate::domain::{Domain, Want, lock};
+use crate::engine::edu::Edu;
+use crate::engine::softnic::SoftNic;
+use crate::import::Import;
+use crate::pci::PciAddress;
+use crate::pci::config::{command, offset};
+use crate::soft::Soft;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_core::drain::{Progress, Report};
+use tidegate_core::{
+    Access, Channel, ChannelConfig, Completion, Deadline, Fabric, Memory, Op, Poller, Region, Revocation,
+    Shared, Span, Status, Submit, Ticket,
+};
+
+/// Bytes of the window and of the host region.
+pub(super) const LEN: u64 = 64 << 10;
+/// Where in its BAR the window starts.
+const OFFSET: u64 = 0x10_3000;
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Descriptors in flight at most, where a test does not care: rings of 16.
+pub(super) const DEPTH: u32 = 15;
+
+/// Who lets time pass.
+#[derive(Clone)]
+pub(super) enum World {
+    /// Each pass is a step of the fabric.
+    Manual(Soft),
+    /// Devices move by themselves.
+    Threads(Soft),
+    /// So do they here.
+    Guest,
+}
+
+impl World {
+    pub(super) fn pass(&self) {
+        match self {
+            World::Manual(soft) => {
+                soft.step();
+            }
+            World::Threads(_) => std::thread::sleep(Duration::from_micros(50)),
+            World::Guest => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+
+    pub(super) fn soft(&self) -> &Soft {
+        match self {
+            World::Manual(soft) | World::Threads(soft) => soft,
+            World::Guest => panic!("not on the soft fabric"),
+        }
+    }
+}
+
+/// An engine under test.
+pub(super) trait Subject<B: Backend>: Driver<B> + Sized {
+    fn make(depth: u32) -> Self;
+}
+
+impl<B: Backend> Subject<B> for Edu {
+    fn make(depth: u32) -> Edu {
+        Edu::default().address_bits(48).depth(depth)
+    }
+}
+
+impl<B: Backend> Subject<B> for SoftNic {
+    fn make(depth: u32) -> SoftNic {
+        SoftNic::queue(1).entries(depth + 1)
+    }
+}
+
+/// Dropped in this order: channel, regions, devices.
+pub(super) struct Rig<B: Backend, D: Subject<B>> {
+    channel: Option<Channel<D::Engine>>,
+    pub(super) window: Import<B, Shared>,
+    pub(super) host: Region<Shared>,
+    pub(super) initiator: Device<B>,
+    pub(super) exporter: Device<B>,
+    bar: (u8, B::Bar),
+    pub(super) domain: Domain<B>,
+    pub(super) fabric: Fabric,
+    poller: Arc<Poller>,
+    pub(super) world: World,
+    /// What was mapped before the channel was.
+    bare: String,
+}
+
+impl<B: Backend, D: Subject<B>> Rig<B, D> {
+    pub(super) fn new(
+        world: World,
+        backend: B,
+        initiator: PciAddress,
+        exporter: PciAddress,
+        bar: u8,
+        depth: u32,
+    ) -> Self {
+        let fabric = Fabric::builder().build().unwrap();
+        let domain = Domain::new(&fabric, backend).unwrap();
+        let initiator = domain.attach(initiator).unwrap();
+        let exporter = domain.attach(exporter).unwrap();
+        let export = exporter.export(bar, OFFSET..OFFSET + LEN).unwrap();
+        let window = domain.import(&export, Want::default()).unwrap();
+        let memory = Memory::allocate("conformance", LEN).unwrap();
+        let host = domain.register(memory.backing(), Access::ReadWrite).unwrap();
+        let poller = fabric.poller("conformance");
+        let bar = (bar, exporter.function().map_bar(bar).unwrap());
+        let bare = format!("{:?}", lock(&domain.0.iovas));
+        let mut rig = Rig {
+            channel: None,
+            window,
+            host,
+            initiator,
+            exporter,
+            bar,
+            domain,
+            fabric,
+            poller,
+            world,
+            bare,
+        };
+        rig.open(depth);
+        rig
+    }
+
+    /// A new channel in place of the one that was dropped.
+    pub(super) fn open(&mut self, depth: u32) {
+        let cfg = ChannelConfig::depth(depth);
+        self.channel = Some(self.initiator.channel(&self.poller, D::make(depth), cfg).unwrap());
+    }
+
+    pub(super) fn another<E: Driver<B>>(
+        &self,
+        driver: E,
+    ) -> Result<Channel<E::Engine>, crate::device::DeviceError> {
+        self.initiator.channel(&self.poller, driver, ChannelConfig::depth(DEPTH))
+    }
+
+    pub(super) fn channel(&mut self) -> &mut Channel<D::Engine> {
+        self.channel.as_mut().unwrap()
+    }
+
+    pub(super) fn drop_channel(&mut self) {
+        self.channel = None;
+    }
+
+    /// Is the device's address space as it was before the channel was opened?
+    pub(super) fn is_bare(&self) -> bool {
+        self.bare == format!("{:?}", lock(&self.domain.0.iovas))
+    }
+
+    pub(super) fn host(&self, at: u64, len: u64) -> Span<Shared> {
+        self.host.handle().span(at..at + len)
+    }
+
+    pub(super) fn vram(&self, at: u64, len: u64) -> Span<Shared> {
+        self.window.region().handle().span(at..at + len)
+    }
+
+    /// The window as the exporter's own CPU access shows it.
+    pub(super) fn peek(&self, at: u64, len: u64) -> Vec<u8> {
+        let first = at & !7;
+        let words = (first..at + len).step_by(8).flat_map(|at| self.bar.1.read64(OFFSET + at).to_le_bytes());
+        words.skip((at - first) as usize).take(len as usize).collect()
+    }
+
+    /// Fills the window by the CPU.
+    pub(super) fn poke(&self, byte: u8) {
+        // DMA of others that is still on its way arrives before, not after.
+        self.bar.1.read64(OFFSET);
+        (0..LEN).step_by(8).for_each(|at| self.bar.1.write64(OFFSET + at, u64::from_le_bytes([byte; 8])));
+        // Read, so that the writes are there before DMA of others.
+        self.bar.1.read64(OFFSET);
+    }
+
+    /// The window behind everybody's back: nothing is pushed. Soft only.
+    pub(super) fn raw(&self, at: u64, len: u64) -> Vec<u8> {
+        use std::os::unix::fs::FileExt;
+        let soft = self.world.soft();
+        let mut bytes = vec![0; len as usize];
+        let file = soft.bar_file(self.exporter.address(), self.bar.0).unwrap();
+        file.read_exact_at(&mut bytes, OFFSET + at).unwrap();
+        bytes
+    }
+
+    pub(super) fn fill_host(&self, at: u64, bytes: &[u8]) {
+        self.host.write(at, bytes).unwrap();
+    }
+
+    pub(super) fn read_host(&self, at: u64, len: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len as usize];
+        self.host.read(at, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Memory decode of the exporter, behind the intercept's back: its windows die when it goes off.
+    pub(super) fn set_decode(&self, on: bool) {
+        let function = self.exporter.function();
+        let old = function.config_read(offset::COMMAND, 2).unwrap();
+        let bit = u32::from(command::MEMORY);
+        let new = if on { old | bit } else { old & !bit };
+        function.config_write(offset::COMMAND, 2, new).unwrap();
+    }
+
+    /// Submits; the answer must be a ticket.
+    pub(super) fn submit(&mut self, op: Op) -> Ticket {
+        match self.channel().pin().unwrap().submit(op) {
+            Submit::Queued(ticket) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is there.
+    pub(super) fn poll(&mut self) -> Vec<Completion> {
+        let mut out = [Completion::EMPTY; 8];
+        let n = self.channel().pin().unwrap().poll(&mut out);
+        out[..n].to_vec()
+    }
+
+    /// Polls until so many completed.
+    pub(super) fn complete(&mut self, n: usize) -> Vec<Completion> {
+        let start = Instant::now();
+        let mut done = Vec::new();
+        while done.len() < n {
+            assert!(start.elapsed() < PATIENCE, "{} of {n} completed", done.len());
+            self.world.pass();
+            done.extend(self.poll());
+        }
+        done
+    }
+
+    /// One operation, to its end.
+    pub(super) fn run(&mut self, op: Op) -> Completion {
+        let ticket = self.submit(op);
+        let done = self.complete(1);
+        assert_eq!((done.len(), done[0].ticket), (1, ticket));
+        done[0]
+    }
+
+    pub(super) fn run_well(&mut self, op: Op) {
+        let completion = self.run(op);
+        assert_eq!(completion.status, Status::Done);
+    }
+
+    /// Confirms, and tells how each read-back of it ended; none if there was nothing to do.
+    pub(super) fn confirm(&mut self) -> Vec<Status> {
+        let before = self.channel().in_flight();
+        assert_eq!(before, 0);
+        let last = match self.channel().pin().unwrap().confirm().unwrap() {
+            Submit::Queued(Ticket(0)) => return Vec::new(),
+            Submit::Queued(last) => last,
+            other => panic!("{other:?}"),
+        };
+        let n = self.channel().in_flight() as usize;
+        let done = self.complete(n);
+        assert!(done.iter().all(|c| c.ticket <= last));
+        done.iter().map(|c| c.status).collect()
+    }
+
+    pub(super) fn confirmed(&mut self) -> u64 {
+        self.channel().confirmed().0
+    }
+
+    /// Turns a revoke until it is over; `polling`: the owner goes on meanwhile.
+    pub(super) fn finish(&mut self, mut revocation: Revocation, polling: bool) -> (Report, Vec<Completion>) {
+        let start = Instant::now();
+        let mut done = Vec::new();
+        while revocation.turn() != Progress::Done {
+            assert!(start.elapsed() < PATIENCE, "{:?}", revocation.report());
+            self.world.pass();
+            if polling {
+                let mut out = [Completion::EMPTY; 8];
+                if let Ok(mut pinned) = self.channel().pin() {
+                    let n = pinned.poll(&mut out);
+                    done.extend_from_slice(&out[..n]);
+                }
+            }
+        }
+        (revocation.report(), done)
+    }
+
+    /// The window, revoked before, brought back.
+    pub(super) fn recover(self) -> Self {
+        Rig { window: self.window.recover().map_err(|error| error.why).unwrap(), ..self }
+    }
+
+    /// Lets time pass until it is so.
+    pub(super) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !so(self) {
+            assert!(start.elapsed() < PATIENCE, "{what}");
+            self.world.pass();
+        }
+    }
+}
+
+/// At once, and not forced for long.
+pub(super) const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(30) };
+
+/// `len` bytes that differ for each seed, none of them 0x00 or 0xff.
+pub(super) fn pattern(seed: u32, len: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 8) as u8 % 254 + 1
+    };
+    (0..len).map(|_| next()).collect()
+}
