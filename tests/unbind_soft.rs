@@ -3,7 +3,7 @@
 mod bed;
 
 use bed::{BY, Bed, GPU, VRAM, post};
-use tidegate::core::drain::{Outcome, Phase};
+use tidegate::core::drain::{Outcome, Phase, Progress};
 use tidegate::core::tdi::{Event, Host, TdiState};
 use tidegate::core::{Cause, Deadline, Flow, Op, Status, Submit};
 use tidegate::p2p::device::Written;
@@ -287,15 +287,34 @@ fn a_reset_unbinds_first_and_imports_come_back_by_recovery() {
 }
 
 #[test]
-fn phases_come_in_order() {
+fn the_drain_waits_for_what_is_in_flight() {
     let bed = Bed::new(14);
     let window = bed.domain.import(&bed.gpu.export(0, 0..CHUNK).unwrap(), Want::default()).unwrap();
     let mut channel = bed.channel(4);
     assert!(matches!(post(&mut channel, window.region().handle().span(0..CHUNK), 1), Submit::Queued(_)));
     let mut quiesce = bed.gpu.quiesce(Cause::Unbind, BY).unwrap();
     bed.until(&mut quiesce, Phase::Drain);
-    assert!(bed.gpu.gate().in_flight() == 1 || channel.in_flight() == 1, "waits for what is in flight");
+    for _ in 0..100 {
+        bed.soft.run_until_idle(100);
+        assert!(bed::poll(&mut channel).is_empty());
+        assert_eq!(quiesce.turn(), Progress::Pending(Phase::Drain), "no frame came yet");
+    }
     bed.frame(b'p', CHUNK as usize);
     let quiet = bed.quiesce(quiesce, Some(&mut channel), &mut Vec::new());
     assert_eq!(quiet.report().drained, 1);
+}
+
+#[test]
+fn cca_unmaps_private_mmio_before_stop() {
+    let bed = Bed::new(15);
+    let provider = bed.provider(PlatformKind::Cca);
+    let (mut tdi, _run) = bed.tdi(&bed.gpu, &provider);
+    let quiet = bed.quiesce(bed.gpu.quiesce(Cause::Unbind, BY).unwrap(), None, &mut Vec::new());
+    let report = tdi.unbind(quiet, BY).wait();
+    assert!(matches!(report.outcome, UnbindOutcome::Unbound(_)), "{report:?}");
+    let steps: Vec<_> = report.steps.iter().map(|s| s.step.name()).collect();
+    assert_eq!(
+        steps,
+        ["private_mmio_unmap", "trusted_context_off", "STOP_INTERFACE", "destroy", "verify_unlocked"]
+    );
 }
