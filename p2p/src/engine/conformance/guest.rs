@@ -79,7 +79,7 @@ fn fences_and_fills_complete() {
         bytes::a_fence_holds_what_follows(&mut rig, 1);
         let op = Op::fill(rig.vram(0x10, 5000), 0x1122_3344_5566_7788);
         rig.run_well(op);
-        assert_eq!(rig.confirm(), [Status::Done]);
+        assert_eq!(rig.confirm(), Some(Status::Done));
         assert_eq!(rig.peek(0x10 + 4992, 8), 0x1122_3344_5566_7788_u64.to_le_bytes());
     });
 }

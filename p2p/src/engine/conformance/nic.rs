@@ -33,7 +33,7 @@ fn frames_land_in_the_window_and_leave_it() {
                 assert_eq!(rig.peek(n as u64 * 2048 + len, 1), [0xee]);
             }
         }
-        assert_eq!(rig.confirm(), [Status::Done]);
+        assert_eq!(rig.confirm(), Some(Status::Done));
         let op = Op::write(rig.vram(4096, 1500), 0);
         rig.run_well(op);
         rig.until("the frame is out", |rig| {
@@ -51,7 +51,7 @@ fn the_devices_own_codes_are_told() {
     let op = Op::read(0, rig.vram(0, 64));
     let end = rig.run(op);
     assert_eq!((end.status, end.len), (Status::Device(abi::Status::Truncated as u16), 64));
-    assert_eq!(rig.confirm(), [Status::Unconfirmed], "what failed confirms nothing");
+    assert_eq!(rig.confirm(), Some(Status::Unconfirmed), "what failed confirms nothing");
     let long = Op::write(rig.host(0, u64::from(abi::MTU)), 0);
     rig.submit(long);
     rig.complete(1);

@@ -1,8 +1,8 @@
 //! An initiator with a channel, an exporter with a window, and host memory.
 
-use crate::backend::{Backend, Function, Registers};
+use crate::backend::{Backend, BackendError, Function, Registers};
 use crate::device::{Device, Driver};
-use crate::domain::{Domain, Want, lock};
+use crate::domain::{Domain, DomainError, Want, lock};
 use crate::engine::edu::Edu;
 use crate::engine::softnic::SoftNic;
 use crate::import::Import;
@@ -100,8 +100,8 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     ) -> Self {
         let fabric = Fabric::builder().build().unwrap();
         let domain = Domain::new(&fabric, backend).unwrap();
-        let initiator = domain.attach(initiator).unwrap();
-        let exporter = domain.attach(exporter).unwrap();
+        let initiator = attach(&domain, initiator);
+        let exporter = attach(&domain, exporter);
         let export = exporter.export(bar, OFFSET..OFFSET + LEN).unwrap();
         let window = domain.import(&export, Want::default()).unwrap();
         let memory = Memory::allocate("conformance", LEN).unwrap();
@@ -245,19 +245,16 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         assert_eq!(completion.status, Status::Done);
     }
 
-    /// Confirms, and tells how each read-back of it ended; none if there was nothing to do.
-    pub(super) fn confirm(&mut self) -> Vec<Status> {
-        let before = self.channel().in_flight();
-        assert_eq!(before, 0);
-        let last = match self.channel().pin().unwrap().confirm().unwrap() {
-            Submit::Queued(Ticket(0)) => return Vec::new(),
-            Submit::Queued(last) => last,
+    /// Confirms, and tells how that ended; `None` if there was nothing to do. With others in flight they must stay so.
+    pub(super) fn confirm(&mut self) -> Option<Status> {
+        let ticket = match self.channel().pin().unwrap().confirm().unwrap() {
+            Submit::Queued(Ticket(0)) => return None,
+            Submit::Queued(ticket) => ticket,
             other => panic!("{other:?}"),
         };
-        let n = self.channel().in_flight() as usize;
-        let done = self.complete(n);
-        assert!(done.iter().all(|c| c.ticket <= last));
-        done.iter().map(|c| c.status).collect()
+        let done = self.complete(1);
+        assert_eq!((done.len(), done[0].ticket), (1, ticket));
+        Some(done[0].status)
     }
 
     pub(super) fn confirmed(&mut self) -> u64 {
@@ -293,6 +290,19 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         while !so(self) {
             assert!(start.elapsed() < PATIENCE, "{what}");
             self.world.pass();
+        }
+    }
+}
+
+/// Attaches, once a former rig's last drain has let go of the device.
+fn attach<B: Backend>(domain: &Domain<B>, at: PciAddress) -> Device<B> {
+    let start = Instant::now();
+    loop {
+        match domain.attach(at) {
+            Err(DomainError::Backend(BackendError::GroupBusy { .. })) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result.unwrap(),
         }
     }
 }

@@ -126,13 +126,13 @@ fn edu_fills_windows_and_memory_and_confirms_what_it_filled() {
         let pattern = 0x8877_6655_4433_2211_u64;
         let op = Op::fill(rig.vram(0x123, len), pattern);
         rig.run_well(op);
-        assert_eq!(rig.confirm(), [Status::Done]);
+        assert_eq!(rig.confirm(), Some(Status::Done));
         let expected: Vec<u8> = pattern.to_le_bytes().into_iter().cycle().take(len as usize).collect();
         assert!(rig.peek(0x123, len) == expected);
         assert_eq!((rig.peek(0x122, 1), rig.peek(0x123 + len, 1)), (vec![0xee], vec![0xee]));
         let op = Op::fill(rig.vram(0x123, len), 0);
         rig.run_well(op);
-        assert_eq!(rig.confirm(), [Status::Unconfirmed]);
+        assert_eq!(rig.confirm(), Some(Status::Unconfirmed));
     }
 }
 
