@@ -3,7 +3,7 @@
 //!
 //! A report comes from a device, so nothing in it is believed before it was checked: [`ReportView`] checks the two
 //! length fields against the bytes that are there, [`InterfaceReport::parse`] checks the ranges against each other
-//! and against the lock, and [`tags`] checks them against the BARs that the host gave to the device.
+//! and against the lock, and [`tags()`] checks them against the BARs that the host gave to the device.
 //!
 //! ```
 //! use tidegate_tdisp::report::{Attr, BarWindow, InterfaceReport, MmioRange, tags};
