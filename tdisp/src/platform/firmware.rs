@@ -1,7 +1,7 @@
 //! An emulated TSM: what firmware holds for each bound TDI, and what it refuses.
 //!
-//! It enforces the preconditions that facts/tdisp.md section 3 found in the real ones, and no others: where real
-//! firmware lets a wrong order pass, so does this one.
+//! It enforces the preconditions that the real ones are known to have (the TDX module's and TF-RMM's sources), and no
+//! others: where real firmware lets a wrong order pass, so does this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
