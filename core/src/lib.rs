@@ -107,7 +107,7 @@ mod tag;
 pub mod tdi;
 
 pub use cause::{Cause, Deadline};
-pub use channel::{Channel, ChannelConfig, Counters, Pinned, Reach, Seat, Seized};
+pub use channel::{Channel, ChannelConfig, Counters, Pinned, Reach, Seat, Seized, Unconfirmable};
 pub use drain::{Gate, GateClosed, Quiesce, QuiesceError, Quiesced, Revocation, WaitError};
 pub use engine::Engine;
 pub use epoch::BarrierMode;

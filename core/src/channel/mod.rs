@@ -23,7 +23,7 @@ mod taken;
 pub(crate) use names::{Ended, Look, NO_REGION, Names};
 pub use ring::Counters;
 pub(crate) use ring::Ring;
-pub use submit::Pinned;
+pub use submit::{Pinned, Unconfirmable};
 pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
 
 use crate::Cause;
