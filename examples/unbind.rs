@@ -11,7 +11,7 @@ use tidegate::core::{Cause, Deadline, Quiesced};
 use tidegate::p2p::{Device, ImportError};
 use tidegate::tdisp::tdi::{LockParams, Provider, Run, Tdi, UnbindOutcome, UnbindReport};
 
-/// Both devices' deadline: drain for half a second, then cancel; force after two (edu needs 0.2 s a descriptor).
+/// Both devices' deadline: drain for 1.5 s, then cancel; force after 6 (edu needs 0.2 s a descriptor).
 const BY: Deadline = Deadline::millis(1500, 6000);
 
 /// Lock, look at the report, start.

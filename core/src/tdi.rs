@@ -119,8 +119,7 @@ pub trait Host: Clone + Send + Sync + 'static {
 
     /// What the TSM confirmed last. `domain` is given in LOCKED and RUN.
     ///
-    /// New channels and imports follow it; a state other than the one a live channel was made in closes that
-    /// channel through the gate first.
+    /// New channels and imports follow it. It closes nothing: whoever moves a TDI quiesces its device first.
     fn set_state(&self, state: TdiState, domain: Option<TrustDomain>);
 
     /// Last value of [`Host::set_state`].
