@@ -5,7 +5,8 @@ use crate::region::{Generation, RawSpan};
 use crate::tag::{Declassified, FlowsTo, RegionTag, Tag};
 use std::any::TypeId;
 
-/// Names an accepted operation of one channel: 1, 2, 3 and so on. `Ticket(0)` is before the first.
+/// Names an accepted operation of one channel, in ascending order from 1; the fabric's own read-backs take tickets
+/// too, so some are never seen. `Ticket(0)` is before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u64);
 

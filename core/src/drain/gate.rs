@@ -161,20 +161,22 @@ impl Gate {
                 Now::Closing(why) | Now::Quiet(why) => return Err(QuiesceError::Busy { why }),
                 Now::Open | Now::Closed(_) => state.now = Now::Closing(why),
             }
-            let live: Vec<Arc<Inner>> = state.regions.iter().filter_map(Weak::upgrade).collect();
-            (live, std::mem::take(&mut state.earlier))
+            let all: Vec<Arc<Inner>> = state.regions.iter().filter_map(Weak::upgrade).collect();
+            (all, std::mem::take(&mut state.earlier))
         };
+        let live: Vec<Arc<Inner>> = live.into_iter().filter(|region| !region.is_gone()).collect();
         let closing = self.0.fabric.channels().into_iter().filter(|c| self.owns(&**c)).collect();
         let running = super::Revocation::begin_all(
             &self.0.fabric,
             &live,
             closing,
-            self.0.initiator.clone(),
+            Some(self.clone()),
             earlier,
             why,
             by,
         );
-        lock(&self.0.state).earlier = running.parts().cloned().collect();
+        let unfinished = running.parts().filter(|part| !part.is_done()).cloned().collect();
+        lock(&self.0.state).earlier = unfinished;
         Ok(Quiesce { gate: self.clone(), running: Some(running) })
     }
 

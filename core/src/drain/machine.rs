@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::gate::Initiator;
+use super::gate::Gate;
 
 /// A drain under way. Turned by whoever wants its end; locked while turned.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(crate) struct Drain {
     named: HashSet<u32>,
     /// Channels to close.
     closing: Vec<Arc<dyn Erased>>,
-    /// Hard stop of the device whose channels they are.
-    initiator: Option<Arc<dyn Initiator>>,
+    /// Of the device whose channels they are, if it is being quiesced.
+    gate: Option<Gate>,
     stage: Stage,
     /// Unfinished, with sections that may still act on what they saw before the mark.
     grace: Option<Grace>,
@@ -63,7 +63,7 @@ impl Drain {
         fabric: &Arc<Shared>,
         regions: Vec<Arc<Inner>>,
         closing: Vec<Arc<dyn Erased>>,
-        initiator: Option<Arc<dyn Initiator>>,
+        gate: Option<Gate>,
         why: Cause,
         by: Deadline,
     ) -> Drain {
@@ -88,7 +88,7 @@ impl Drain {
             named: regions.iter().map(|r| r.index).collect(),
             regions,
             closing,
-            initiator,
+            gate,
             stage: Stage::Grace(grace),
             grace: None,
             stop_device: false,
@@ -268,10 +268,10 @@ impl Drain {
             .enumerate()
             .filter_map(|(i, r)| Some((i, r.class, r.hold.mapping.clone()?)))
             .collect();
-        let stop = |device: &Arc<dyn Initiator>| {
-            self.stop_device || self.closing.iter().any(still_open) || self.fabric.holds_engine_of(device)
+        let stop = |gate: &&Gate| {
+            self.stop_device || self.closing.iter().any(still_open) || self.fabric.holds_engine_of(gate)
         };
-        let initiator = self.initiator.clone().filter(stop);
+        let initiator = self.gate.as_ref().filter(stop).and_then(|gate| gate.initiator().cloned());
         if mappings.is_empty() && initiator.is_none() {
             return Job::ready(Unmapped::default());
         }
@@ -299,9 +299,13 @@ impl Drain {
         if let Some(Some(Err(error))) = unmapped.as_ref().map(|u| u.detached) {
             self.report.hold("initiator".to_owned(), HeldWhy::Unmap(error));
         }
-        // Engines whose device the detach stopped hold nothing up.
-        if let Some(device) = &self.initiator {
-            self.fabric.free_engines(device);
+        // Taken: the gate keeps the drain, which must not keep the gate.
+        if let Some(gate) = self.gate.take() {
+            // Engines that the detach stopped hold nothing up.
+            self.fabric.free_engines(&gate);
+            for (what, why) in self.fabric.held_of(&gate) {
+                self.report.hold(what, why);
+            }
         }
         let touched = self.fabric.touched(!self.report.is_clean());
         let grace = self.grace.take().map(|grace| Arc::new(Mutex::new(grace)));

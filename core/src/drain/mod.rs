@@ -61,12 +61,12 @@ impl Revocation {
         Self::begin_all(fabric, regions, Vec::new(), None, Vec::new(), why, by)
     }
 
-    /// Marks `regions` in one batch, closes `channels`.
+    /// Marks `regions` in one batch, closes `channels`. `gate`: of the device that is being quiesced.
     pub(crate) fn begin_all(
         fabric: &Arc<Shared>,
         regions: &[Arc<Inner>],
         channels: Vec<Arc<dyn Erased>>,
-        initiator: Option<Arc<dyn Initiator>>,
+        gate: Option<Gate>,
         earlier: Vec<Arc<Running>>,
         why: Cause,
         by: Deadline,
@@ -89,8 +89,8 @@ impl Revocation {
                 }
             }
         }
-        let own = (!mine.is_empty() || !channels.is_empty()).then(|| {
-            let drain = Drain::begin(fabric, mine, channels, initiator, why, by);
+        let own = (!mine.is_empty() || !channels.is_empty() || gate.is_some()).then(|| {
+            let drain = Drain::begin(fabric, mine, channels, gate, why, by);
             Arc::new(Running { drain: Mutex::new(drain) })
         });
         for mut seat in seats {
@@ -131,11 +131,15 @@ impl Revocation {
     /// Lets it go on in the background.
     pub fn detach(self) {}
 
-    /// What was done so far. A revoke that only joined others' has nothing of its own to report.
+    /// What was done so far. Counts and times are its own (none if others had begun it all); the outcome is that
+    /// of every drain it waits for.
     pub fn report(&self) -> Report {
-        self.own
-            .as_ref()
-            .map_or_else(|| Report::new(self.why), |running| lock(&running.drain).report().clone())
+        let own = self.own.as_ref().map(|running| lock(&running.drain).report().clone());
+        let mut report = own.unwrap_or_else(|| Report::new(self.why));
+        for running in &self.joined {
+            report.hold_all(&lock(&running.drain).report().outcome);
+        }
+        report
     }
 
     pub(crate) fn join(&mut self) -> Result<(), WaitError> {

@@ -166,6 +166,14 @@ impl Report {
         }
     }
 
+    pub(crate) fn hold_all(&mut self, other: &Outcome) {
+        if let Outcome::Forced(all) = other {
+            for held in all {
+                self.hold(held.what.clone(), held.why);
+            }
+        }
+    }
+
     pub(crate) fn spend(&mut self, phase: Phase, time: Duration) {
         if let Some(slot) = self.phases.get_mut(phase as usize) {
             *slot += time;

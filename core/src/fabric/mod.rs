@@ -291,7 +291,7 @@ impl Fabric {
     /// section can reach. Call it after a reset. Returns how many were freed. An engine whose device has no
     /// initiator is never proved stopped.
     pub fn release(&self, gate: &Gate) -> usize {
-        self.shared.free_proved(gate.initiator())
+        self.shared.free_proved(gate)
     }
 
     /// A picture of the whole fabric. Takes locks and walks rings; pollers are not disturbed.

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::channel::{Erased, owner};
-use crate::drain::{Gate, Initiator};
+use crate::drain::{Gate, HeldWhy};
 use crate::epoch::Grace;
 use crate::region::Inner;
 use crate::sync::{Mutex, Ordering, lock};
@@ -59,12 +59,9 @@ impl Quarantined {
         &self.what
     }
 
-    /// The device whose engine it is.
-    fn initiator(&self) -> Option<&Arc<dyn Initiator>> {
-        match &self.kind {
-            Kind::Engine { gate, .. } => gate.as_ref()?.initiator(),
-            Kind::Region { .. } => None,
-        }
+    /// Is it an engine of this device?
+    fn is_engine_of(&self, device: &Gate) -> bool {
+        matches!(&self.kind, Kind::Engine { gate: Some(gate), .. } if gate.is(device))
     }
 
     fn is_freed_region(&self, shared: &Shared, touched: &HashSet<u32>) -> bool {
@@ -82,8 +79,20 @@ impl Shared {
     }
 
     /// Is an engine of this device in quarantine?
-    pub(crate) fn holds_engine_of(&self, device: &Arc<dyn Initiator>) -> bool {
-        lock(&self.quarantine).iter().any(|q| q.initiator().is_some_and(|i| Arc::ptr_eq(i, device)))
+    pub(crate) fn holds_engine_of(&self, device: &Gate) -> bool {
+        lock(&self.quarantine).iter().any(|held| held.is_engine_of(device))
+    }
+
+    /// What is in quarantine of this device: engines, and windows into it.
+    pub(crate) fn held_of(&self, device: &Gate) -> Vec<(String, HeldWhy)> {
+        let why = |held: &Quarantined| match &held.kind {
+            Kind::Engine { .. } => held.is_engine_of(device).then_some(HeldWhy::NotStopped),
+            Kind::Region { region, .. } => {
+                let exporter = region.hold.exporter.as_ref();
+                exporter.is_some_and(|gate| gate.is(device)).then_some(HeldWhy::Initiator)
+            }
+        };
+        lock(&self.quarantine).iter().filter_map(|held| Some((held.what.clone(), why(held)?))).collect()
     }
 
     /// Slots of regions that an engine in quarantine may touch; with `channels`, also those that anything in
@@ -104,15 +113,14 @@ impl Shared {
     }
 
     /// Drops engines of this device if it is proved stopped.
-    pub(crate) fn free_engines(&self, of: &Arc<dyn Initiator>) -> usize {
-        let freed =
-            |held: &Quarantined| held.initiator().is_some_and(|i| Arc::ptr_eq(i, of) && i.is_stopped());
-        self.free(freed).len()
+    pub(crate) fn free_engines(&self, of: &Gate) -> usize {
+        let stopped = of.initiator().is_some_and(|device| device.is_stopped());
+        if stopped { self.free(|held| held.is_engine_of(of)).len() } else { 0 }
     }
 
     /// Frees what is proved stopped: engines of this device, then the regions that nothing can touch any more.
-    pub(crate) fn free_proved(&self, of: Option<&Arc<dyn Initiator>>) -> usize {
-        let engines = of.map_or(0, |device| self.free_engines(device));
+    pub(crate) fn free_proved(&self, of: &Gate) -> usize {
+        let engines = self.free_engines(of);
         let touched = self.touched(true);
         let regions = self.free(|held| held.is_freed_region(self, &touched));
         for held in &regions {

@@ -1,0 +1,14 @@
+//! What the crate promises, one test for each promise, against a scripted device. Nothing here sleeps to
+//! synchronise: a manual fabric moves only when it is turned, and deadlines are "at once" or "never".
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod answers;
+mod background;
+mod confirm;
+mod force;
+mod owner;
+mod quiesce;
+mod random;
+mod revoke;

@@ -1,0 +1,177 @@
+//! The owner word: seizure, parking, dropping, and threads.
+
+use crate::common::{CANCEL, OnCancel, PATIENT, World, poll};
+use tidegate_core::drain::{Phase, Progress};
+use tidegate_core::engine::Outcome;
+use tidegate_core::{Cause, Op, Status, Submit, WaitError};
+
+#[test]
+fn a_wait_under_ones_own_pin_is_an_error_at_once() {
+    let world = World::new();
+    let (mut channel, _dev) = world.channel(8);
+    let (region, name) = (world.host("r"), channel.name().to_owned());
+    let pinned = channel.pin().unwrap();
+    let error = region.revoke(Cause::User, PATIENT).wait();
+    assert_eq!(error, Err(WaitError::OwnPin { channel: name.clone() }));
+    let error = world.gpu.quiesce(Cause::User, PATIENT).unwrap().wait();
+    assert_eq!(error.map(|_| ()), Err(WaitError::OwnPin { channel: name }));
+    drop(pinned);
+    // It goes on in the background.
+    while world.fabric.turn() {}
+    assert_eq!(world.log.count("unmap r"), 1);
+}
+
+#[test]
+fn own_is_the_thread_that_pinned_not_the_one_that_made_the_channel() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (region, other) = (world.host("r"), world.host("other"));
+    let span = other.span();
+    let (reached, go) = dev.stop_in_push();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut pinned = channel.pin().unwrap();
+            let _ = pinned.submit(Op::fill(span, 1));
+            // Moved here: a wait would be for this thread itself.
+            let error = region.revoke(Cause::User, PATIENT).wait();
+            assert!(matches!(error, Err(WaitError::OwnPin { .. })));
+        });
+        reached.wait();
+        // Made here, pinned there: this thread may wait. (It gives up on the section, which stays where it is.)
+        let report = world.host("third").revoke(Cause::User, crate::common::FORCE).wait().unwrap();
+        assert_eq!(report.stalled, ["poller"]);
+        go.wait();
+    });
+}
+
+#[test]
+fn a_channel_that_was_seized_when_its_device_closed_comes_back_closing() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (region, window) = (world.host("r"), world.window("w"));
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    let mut revoke = region.revoke(Cause::User, CANCEL);
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
+    assert!(channel.pin().is_err());
+    let mut quiesce = world.nic.quiesce(Cause::Unbind, PATIENT).unwrap();
+    assert_eq!(quiesce.turn(), Progress::Pending(Phase::Drain));
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    assert!(revoke.wait().unwrap().is_clean());
+    // Back with its owner, who must not begin anything now: the scan of the quiesce is over.
+    let answer = channel.pin().unwrap().submit(Op::fill(window.span(), 1));
+    assert_eq!(answer, Submit::Closed(Cause::Unbind));
+    let quiet = quiesce.wait().unwrap();
+    assert!(quiet.report().is_clean(), "{:?}", quiet.report());
+    world.assert_no_violation();
+}
+
+#[test]
+fn a_channel_dropped_while_seized_is_closed_and_off_the_list() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    let mut revoke = region.revoke(Cause::User, CANCEL);
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
+    drop(channel);
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    assert!(revoke.wait().unwrap().is_clean());
+    assert_eq!(world.log.count("engine dropped"), 1);
+    assert!(world.fabric.inspect().channels.is_empty());
+}
+
+#[test]
+fn an_orphan_taken_by_a_regions_revoke_is_closed_not_given_back() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    drop(channel);
+    let mut revoke = region.revoke(Cause::User, CANCEL);
+    // Before the background drain of the orphan has had a turn.
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
+    assert_eq!(world.fabric.inspect().channels[0].state, "seized");
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    assert!(revoke.wait().unwrap().is_clean());
+    while world.fabric.turn() {}
+    assert!(world.fabric.inspect().channels.is_empty());
+    assert_eq!(world.log.count("engine dropped"), 1);
+}
+
+#[test]
+fn a_window_revoked_by_one_drain_is_flushed_by_the_one_that_closes_the_channel() {
+    let world = World::new();
+    let ((mut channel, dev), (mut slow, slow_dev)) = (world.channel(8), world.channel(8));
+    let window = world.window("w");
+    dev.set(|s| s.auto = true);
+    let _ = channel.pin().unwrap().submit(Op::fill(window.span(), 1));
+    assert_eq!(poll(&mut channel).len(), 1);
+    let _ = slow.pin().unwrap().submit(Op::write(window.span(), 0));
+    // The revoke waits for the slow channel, and has not flushed the other one yet.
+    let mut revoke = window.revoke(Cause::User, PATIENT);
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
+    drop(channel);
+    while !world.log.all().contains(&"engine dropped".to_owned()) {
+        world.fabric.turn();
+    }
+    assert_eq!(world.log.count("readback 0"), 1);
+    slow_dev.complete(0, Outcome::Done);
+    assert_eq!(poll(&mut slow).len(), 1);
+    assert!(revoke.wait().unwrap().is_clean());
+    world.assert_no_violation();
+}
+
+#[test]
+fn a_parked_channel_is_not_waited_for_and_comes_back() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (region, kept) = (world.host("r"), world.host("kept"));
+    let _ = channel.pin().unwrap().submit(Op::read(0, kept.span()).cookie(1));
+    channel.park();
+    assert!(region.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
+    channel.park();
+    // What is in flight on a parked channel is seized if a revoke needs it.
+    let report = kept.revoke(Cause::User, CANCEL).wait().unwrap();
+    assert_eq!((report.is_clean(), report.revoked), (true, 1));
+    assert_eq!(poll(&mut channel)[0].status, Status::Revoked);
+    let again = world.host("again");
+    assert!(matches!(channel.pin().unwrap().submit(Op::fill(again.span(), 1)), Submit::Queued(_)));
+    dev.complete(0, Outcome::Done);
+    assert_eq!(poll(&mut channel).len(), 1);
+    // Unparked by the pin: a section counts again.
+    let (reached, go) = dev.stop_in_push();
+    let span = again.span();
+    std::thread::scope(|s| {
+        s.spawn(|| channel.pin().unwrap().submit(Op::fill(span, 1)));
+        reached.wait();
+        let mut revoke = again.revoke(Cause::User, PATIENT);
+        for _ in 0..20 {
+            assert_eq!(revoke.turn(), Progress::Pending(Phase::Grace));
+        }
+        go.wait();
+    });
+}
+
+#[test]
+fn reclaim_fetches_what_the_revoke_left() {
+    let world = World::new();
+    let (mut channel, _dev) = world.channel(64);
+    let region = world.host("r");
+    {
+        let mut pinned = channel.pin().unwrap();
+        for cookie in 0..50 {
+            let _ = pinned.submit(Op::read(0, region.span()).cookie(cookie));
+        }
+    }
+    let mut left = Vec::new();
+    channel.reclaim(&mut left).unwrap();
+    assert!(left.is_empty());
+    region.revoke(Cause::User, CANCEL).wait().unwrap();
+    channel.reclaim(&mut left).unwrap();
+    let cookies: Vec<u64> = left.iter().map(|c| c.cookie).collect();
+    assert_eq!(cookies, (0..50).collect::<Vec<_>>());
+    assert!(left.iter().all(|c| c.status == Status::Revoked));
+}
