@@ -120,11 +120,10 @@ impl Run {
                 }
             }
             Step::Invent(index) => {
-                // Not of one in flight: that would be the device's own completion.
-                if self.dev.see(|s| s.running.iter().all(|(i, _)| *i != index))
-                    && self.channel.in_flight() == 0
-                {
+                // Heard of while nothing is in flight: later it would be taken for the next one of that index.
+                if self.channel.in_flight() == 0 {
                     self.dev.invent(index);
+                    self.poll(8);
                 }
             }
             Step::Poll(room) => self.poll(room),
