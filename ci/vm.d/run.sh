@@ -197,6 +197,8 @@ boot_once() {
         [ "$hung" = no ] || kill "$pid" 2>/dev/null || true
         code=0
         wait "$pid" || code=$?
+        # It may have begun just before it was stopped.
+        [ ! -s "$tmp/status" ] || hung=no
     else
         kill "$clock" 2>/dev/null || true
     fi
