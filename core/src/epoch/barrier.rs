@@ -1,5 +1,10 @@
 //! The asymmetric barrier: sections pay a compiler fence, revokers pay `membarrier(2)`; or both pay a fence.
-#![expect(unsafe_code, reason = "membarrier has no wrapper in libc; exercised by every membarrier test")]
+#![cfg_attr(
+    not(loom),
+    expect(unsafe_code, reason = "membarrier has no wrapper in libc; exercised by every membarrier test")
+)]
+
+use crate::sync::{Ordering, fence};
 
 /// What the builder may choose; see [`crate::FabricBuilder::barrier`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,10 +21,14 @@ pub enum BarrierMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Barrier {
     /// The revoker's membarrier stands for a fence in every running thread of the process.
-    #[cfg_attr(loom, expect(dead_code, reason = "loom has no membarrier"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "only models make it"))]
     Membarrier,
     /// Every section has a SeqCst fence of its own.
     Fence,
+    /// Of a model: sections fence, and of the revoker's fences only the barrier itself counts, so that sharing it
+    /// is put to the proof.
+    #[cfg(all(test, loom))]
+    Lone,
 }
 
 #[cfg(not(loom))]
@@ -46,7 +55,17 @@ impl Barrier {
 
     /// Must sections fence?
     pub(crate) fn needs_fence(self) -> bool {
-        self == Barrier::Fence
+        self != Barrier::Membarrier
+    }
+
+    /// The fence after a bump: orders marks and bump before the reads of the slots; pairs with `register` and with
+    /// fenced sections.
+    pub(crate) fn after_bump(self) {
+        #[cfg(all(test, loom))]
+        if self == Barrier::Lone {
+            return;
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Makes every thread of the process pass a full barrier. False if the kernel refused: then a slot seen idle
@@ -55,10 +74,16 @@ impl Barrier {
         match self {
             #[cfg(not(loom))]
             Barrier::Membarrier => membarrier(PRIVATE_EXPEDITED),
+            // In models it fails, so that only announced epochs count.
             #[cfg(loom)]
             Barrier::Membarrier => false,
             // The fence after the bump already stands against the fence of every section.
             Barrier::Fence => true,
+            #[cfg(all(test, loom))]
+            Barrier::Lone => {
+                fence(Ordering::SeqCst);
+                true
+            }
         }
     }
 }

@@ -128,8 +128,7 @@ impl Epoch {
     /// may have been announced by a section that did not see ours.
     fn bump(&self) -> u64 {
         let new = self.now.fetch_add(2, Ordering::Release) + 2;
-        // Orders marks and bump before the reads of the slots; pairs with `register` and with fenced sections.
-        fence(Ordering::SeqCst);
+        self.barrier.after_bump();
         new
     }
 }

@@ -1,7 +1,7 @@
 //! The slot table: one cache line for each region, which the hot path reads and revokers mark.
 
 use super::Class;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 use super::Generation;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use std::collections::VecDeque;
@@ -181,7 +181,7 @@ impl Table {
     }
 
     /// Generation a slot shows now.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn generation(&self, index: u32) -> Generation {
         let bits = self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Relaxed));
         Generation((bits >> word::GENERATION_SHIFT) as u32)
