@@ -30,13 +30,18 @@ pub(super) fn a_cancel_ends_everything_once_and_the_queue_resumes<B: Backend, D:
     rounds: u32,
 ) {
     for round in 0..rounds {
-        let other = load(rig, 6, 5000);
-        (0..round * 7).for_each(|_| rig.world.pass());
+        let other = load(rig, 6, if round % 2 == 0 { 5000 } else { 50 });
+        let mut done = Vec::new();
+        for pass in 0..round * 7 {
+            rig.world.pass();
+            if pass % 3 == 0 {
+                done.extend(rig.poll());
+            }
+        }
         let revocation = other.revoke(Cause::User, AT_ONCE);
         let (report, _) = rig.finish(revocation, false);
         assert!(report.is_clean(), "{report:?}");
         assert!(rig.fabric.inspect().quarantine.is_empty());
-        let mut done = Vec::new();
         rig.channel().reclaim(&mut done).unwrap();
         done.extend(rig.complete(6 - done.len()));
         check_ends(&done, 6);

@@ -145,11 +145,11 @@ fn a_queue_that_stopped_by_itself_refuses_and_resumes_after_a_cancel() {
     rig.run_well(op);
 }
 
-/// A NIC that completes one descriptor twice, instead of the one after it.
+/// A NIC that says of its 17th completion that it is the first's.
 struct Liar {
     nic: Nic,
     first: Option<[u8; 4]>,
-    lied: bool,
+    seen: u32,
 }
 
 impl DeviceModel for Liar {
@@ -163,13 +163,11 @@ impl DeviceModel for Liar {
         let mut action = self.nic.next(turn)?;
         if let Action::Write { data, .. } = &mut action {
             // The first part of a completion.
-            if data.len() == abi::COMPLETION_PHASE && !self.lied {
-                match self.first {
-                    None => self.first = data.first_chunk().copied(),
-                    Some(first) => {
-                        data[..4].copy_from_slice(&first);
-                        self.lied = true;
-                    }
+            if data.len() == abi::COMPLETION_PHASE {
+                self.seen += 1;
+                let first = *self.first.get_or_insert_with(|| *data.first_chunk().unwrap());
+                if self.seen == 17 {
+                    data[..4].copy_from_slice(&first);
                 }
             }
         }
@@ -189,23 +187,22 @@ impl DeviceModel for Liar {
 #[test]
 fn a_completion_that_comes_twice_ends_nothing_else() {
     const LIAR: PciAddress = PciAddress { segment: 0, bus: 4, device: 0, function: 0 };
-    let liar = Liar { nic: Nic::default(), first: None, lied: false };
+    let liar = Liar { nic: Nic::default(), first: None, seen: 0 };
     let soft: Soft = builder(1).device(LIAR, Description::nic(), liar).build().unwrap();
     let mut rig: NicRig = Rig::new(World::Manual(soft.clone()), soft, LIAR, GPU, 0, DEPTH);
-    let mut ends = Vec::new();
-    // One after the other, so that the index of the first is in use again when it comes twice.
     for n in 0..16 {
-        let op = Op::copy(rig.host(n, 1), rig.host(0x100, 1)).cookie(n);
-        rig.submit(op);
-        if n == 0 {
-            ends.extend(rig.complete(1));
-        }
-        if n == 14 {
-            break;
-        }
+        let op = Op::copy(rig.host(n, 1), rig.host(0x100, 1));
+        rig.run_well(op);
     }
-    ends.extend(rig.complete(13));
-    assert_eq!(ends.iter().map(|c| c.ticket.0).collect::<BTreeSet<_>>().len(), 14, "one is missing");
+    // The ring has 16 entries: the first of these has the index that the first of all had.
+    let tickets: BTreeSet<u64> = (0..3)
+        .map(|n| {
+            let op = Op::copy(rig.host(n, 1), rig.host(0x100, 1));
+            rig.submit(op).0
+        })
+        .collect();
+    let ends: BTreeSet<u64> = rig.complete(2).iter().map(|c| c.ticket.0).collect();
+    assert!(ends.is_subset(&tickets) && ends.len() == 2, "one is missing");
     assert_eq!(rig.channel().counters().spurious, 1);
     assert_eq!(rig.channel().in_flight(), 1);
 }

@@ -42,6 +42,10 @@ pub(super) fn bytes_that_a_dead_window_could_give_prove_nothing<B: Backend, D: S
         assert_eq!(rig.confirm(), Some(Status::Unconfirmed), "too few");
         assert_eq!(rig.confirmed(), 0);
     }
+    // What was overwritten by such bytes, in an early chunk, is not missed.
+    write(rig, 0x100, &pattern(1, 64));
+    write(rig, 0, &[0; 5000]);
+    assert_eq!(rig.confirm(), Some(Status::Unconfirmed));
     // One that can't confirms all of it.
     write(rig, 0x500, b"tidegate");
     assert_eq!(rig.confirm(), Some(Status::Done));

@@ -128,7 +128,8 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
 
     /// A new channel in place of the one that was dropped.
     pub(super) fn open(&mut self, depth: u32) {
-        let cfg = ChannelConfig::depth(depth);
+        // More than the engine has: its own depth counts.
+        let cfg = ChannelConfig::default();
         self.channel = Some(self.initiator.channel(&self.poller, D::make(depth), cfg).unwrap());
     }
 
