@@ -2,12 +2,13 @@
 
 use super::rig::{DEPTH, Rig, Subject, World};
 use super::{bytes, ends, proofs};
-use crate::device::{DeviceError, DriverError};
+use crate::device::{DeviceError, Driver, DriverError, Resources};
 use crate::engine::edu::Edu;
 use crate::engine::softnic::SoftNic;
 use crate::pci::PciAddress;
 use crate::soft::{Builder, FaultKind, Soft};
-use tidegate_core::{Access, Flow, Memory, Op, Status, Submit};
+use tidegate_core::engine::{Operation, Push, Target};
+use tidegate_core::{Access, Engine, Flow, Memory, Op, Status, Submit};
 
 pub(super) const EDU: PciAddress = PciAddress { segment: 0, bus: 1, device: 0, function: 0 };
 pub(super) const NIC: PciAddress = PciAddress { segment: 0, bus: 2, device: 0, function: 0 };
@@ -181,4 +182,48 @@ fn drivers_refuse_what_they_do_not_drive() {
     rig.world.soft().misbehave(NIC, FaultKind::Dead);
     let kind = DriverError::Kind { at: NIC, kind: "soft NIC", found: u64::from(u32::MAX) };
     assert_eq!(rig.another(SoftNic::queue(3)).unwrap_err(), DeviceError::Driver(kind));
+}
+
+/// Opens an engine, gives it work, and drops it: what no caller of core can do.
+struct DroppedAtWork<D>(D, Operation);
+
+impl<D: Driver<Soft>> Driver<Soft> for DroppedAtWork<D> {
+    type Engine = D::Engine;
+
+    fn open(self, resources: Resources<Soft>) -> Result<D::Engine, DriverError> {
+        let at = resources.address();
+        let mut engine = self.0.open(resources)?;
+        assert_eq!(engine.push(1, &self.1), Push::Taken);
+        engine.doorbell();
+        drop(engine);
+        Err(DriverError::Unresponsive { at, what: "live" })
+    }
+}
+
+#[test]
+fn an_engine_dropped_at_work_leaks_what_its_device_may_touch() {
+    let to = Target { address: 0x1000, len: 8, region: 1, window: false };
+    let mut rig = edu(1);
+    rig.drop_channel();
+    rig.until("the channel ends", |rig| rig.is_bare());
+    let _refused = rig.another(DroppedAtWork(Edu::default(), Operation::Fill { to, pattern: 1 }));
+    assert!(!rig.is_bare());
+    let taken = DeviceError::Driver(DriverError::Taken { at: EDU, queue: 0 });
+    assert_eq!(rig.another(Edu::default()).unwrap_err(), taken);
+
+    // The NIC's queue can be stopped, if only somebody lets it.
+    for threads in [false, true] {
+        let builder = if threads { builder(1).threads() } else { builder(1) };
+        let mut rig: NicRig = self::rig(builder.build().unwrap(), NIC, threads);
+        rig.drop_channel();
+        rig.until("the channel ends", |rig| rig.is_bare());
+        let _refused = rig.another(DroppedAtWork(SoftNic::queue(1), Operation::Read { at: 0, to }));
+        if threads && rig.is_bare() {
+            assert!(rig.another(SoftNic::queue(1)).is_ok());
+        } else {
+            assert!(!rig.is_bare());
+            let taken = DeviceError::Driver(DriverError::Taken { at: NIC, queue: 1 });
+            assert_eq!(rig.another(SoftNic::queue(1)).unwrap_err(), taken);
+        }
+    }
 }
