@@ -11,13 +11,14 @@ mod unbind;
 mod vfio_rig;
 
 use clap::{Parser, ValueEnum};
-use rig::StoryError;
+use rig::{Rig, StoryError};
 use sha2::{Digest, Sha256};
 use soft_rig::SoftRig;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tidegate::core::Cause;
 use tidegate::core::tdi::TrustDomain;
 use tidegate::tdisp::platform::PlatformKind;
 use tidegate::tdisp::tdi::Provider;
@@ -161,7 +162,7 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
     match args.backend {
         Stage::Soft => {
             let rig = SoftRig::new(data.clone(), interrupted.clone())?;
-            let tale = unbind::play(&rig, &data, &provider(), &mut told)?;
+            let tale = played(&rig, unbind::play(&rig, &data, &provider(), &mut told), &mut told)?;
             let same = rig.vram_path().is_some_and(|path| outside(&path, data.len()) == Some(sha));
             told.say(if same {
                 "an outside reader finds the file in VRAM"
@@ -188,6 +189,24 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
     }
 }
 
+/// A story that ended early (SIGINT, an error) leaves quiet devices behind all the same.
+fn played<R: Rig>(
+    rig: &R,
+    result: Result<Tale, StoryError>,
+    told: &mut Timeline,
+) -> Result<Tale, StoryError> {
+    if result.is_err() {
+        for device in [rig.initiator(), rig.target()] {
+            match device.quiesce(Cause::User, unbind::BY).map(|quiesce| quiesce.wait()) {
+                Ok(Ok(quiet)) => told.quiesced(&device.address().to_string(), quiet.report()),
+                // Closed already, by the part of the story that was told.
+                Ok(Err(_)) | Err(_) => told.say(format!("{} was quiet already", device.address())),
+            }
+        }
+    }
+    result
+}
+
 fn vfio(
     args: &Args,
     data: &[u8],
@@ -199,7 +218,7 @@ fn vfio(
 ) -> Result<Line, StoryError> {
     let faults = vfio_rig::dmar_faults();
     let rig = VfioRig::new(data, target, !args.no_emulate_tsm, interrupted.clone())?;
-    let tale = unbind::play(&rig, data, provider, told)?;
+    let tale = played(&rig, unbind::play(&rig, data, provider, told), told)?;
     let same = outside(&rig.bar_path(), data.len()).as_deref() == Some(sha);
     told.say(if same {
         "an outside reader finds the file in the BAR"

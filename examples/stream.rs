@@ -163,7 +163,8 @@ where
         if rig.interrupted() && open {
             open = false;
         }
-        let closing = channel.closed().is_some() || (plan.stop.load(Ordering::Acquire) && !open);
+        let enough = plan.stop.load(Ordering::Acquire) || rig.interrupted();
+        let closing = channel.closed().is_some() || (enough && !open);
         if closing && channel.in_flight() == 0 && in_flight.is_empty() {
             break None::<StoryError>;
         }

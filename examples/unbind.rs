@@ -12,7 +12,7 @@ use tidegate::p2p::{Device, ImportError};
 use tidegate::tdisp::tdi::{LockParams, Provider, Run, Tdi, UnbindOutcome, UnbindReport};
 
 /// Both devices' deadline: drain for 1.5 s, then cancel; force after 6 (edu needs 0.2 s a descriptor).
-const BY: Deadline = Deadline::millis(1500, 6000);
+pub const BY: Deadline = Deadline::millis(1500, 6000);
 
 /// Lock, look at the report, start.
 fn bind<H: Host>(tdi: &mut Tdi<H>, provider: &Provider) -> Result<Run, StoryError> {
@@ -109,6 +109,9 @@ pub fn play<R: Rig>(
     plan.resume();
     rig.clear();
     stream(rig, &plan, shared.region().handle())?;
+    if rig.interrupted() {
+        return Err(StoryError::Interrupted);
+    }
     if !plan.is_complete() {
         return Err(StoryError::Incomplete { confirmed: plan.confirmed(), chunks: plan.chunks() });
     }
