@@ -44,6 +44,8 @@ pub(super) fn bytes_that_a_dead_window_could_give_prove_nothing<B: Backend, D: S
     }
     // What was overwritten by such bytes, in an early chunk, is not missed.
     write(rig, 0x100, &pattern(1, 64));
+    let elsewhere = Op::copy(rig.host(0, 8), rig.host(64, 8));
+    rig.run_well(elsewhere);
     write(rig, 0, &[0; 5000]);
     assert_eq!(rig.confirm(), Some(Status::Unconfirmed));
     // One that can't confirms all of it.

@@ -144,8 +144,10 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         self.channel.as_mut().unwrap()
     }
 
+    /// Drops the channel, and lets it come to its end.
     pub(super) fn drop_channel(&mut self) {
         self.channel = None;
+        self.until("the channel ends", |rig| rig.fabric.inspect().channels.is_empty());
     }
 
     /// Is the device's address space as it was before the channel was opened?
