@@ -32,7 +32,7 @@ const SOFT_LIMIT: u64 = 256 << 20;
 
 /// Streams FILE into a GPU's VRAM by peer-to-peer DMA, unbinds the GPU in the middle, and goes on in shared mode.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Args {
     /// `unbind` (the story; may be left out), then the file. Default: a file of a few MiB of this machine.
     #[arg(value_name = "[unbind] FILE", num_args = 0..=2)]
@@ -155,7 +155,10 @@ fn default_file() -> Result<PathBuf, String> {
 
 fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line, StoryError> {
     let mut told = Timeline::new(false);
-    told.say("tsm: emulated (no trust is claimed; see docs/threat-model.md)");
+    told.say(match (args.backend, args.no_emulate_tsm) {
+        (Stage::Vfio, true) => "tsm: none (private windows will be refused)",
+        _ => "tsm: emulated (no trust is claimed; see docs/threat-model.md)",
+    });
     let provider = || Provider::soft(args.platform, TrustDomain(1), |report| !report.ranges.is_empty());
     let sha = hex(&data);
     let bytes = data.len() as u64;
