@@ -1,0 +1,85 @@
+//! Pin, submit, poll and ring allocate nothing once the rings have been round.
+#![expect(unsafe_code, reason = "a global allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use tidegate_core::engine::cpu::Cpu;
+use tidegate_core::{
+    Access, BarrierMode, Cause, ChannelConfig, Completion, Deadline, Fabric, Memory, Op, Status, Submit,
+};
+
+struct Counting;
+
+thread_local!(static CALLS: Cell<u64> = const { Cell::new(0) });
+
+fn count() {
+    CALLS.with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: 1. everything is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Calls to the allocator by this thread while `f` ran.
+fn allocations(f: impl FnOnce()) -> u64 {
+    let before = CALLS.with(Cell::get);
+    f();
+    CALLS.with(Cell::get) - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert!(allocations(|| drop(std::hint::black_box(Box::new(1_u64)))) >= 2);
+}
+
+#[test]
+fn pin_submit_poll_and_every_answer_allocate_nothing() {
+    for barrier in [BarrierMode::Auto, BarrierMode::Never] {
+        let fabric = Fabric::builder().barrier(barrier).build().unwrap();
+        let memory = Memory::allocate("hot", 3 * 4096).unwrap();
+        let part = |n: u64| memory.slice(n * 4096..(n + 1) * 4096).unwrap();
+        let from = fabric.register(part(0), Access::Read).unwrap();
+        let to = fabric.register(part(1), Access::ReadWrite).unwrap();
+        let revoked = fabric.register(part(2), Access::ReadWrite).unwrap();
+        revoked.revoke(Cause::User, Deadline::default()).wait().unwrap();
+        let poller = fabric.poller("hot");
+        let mut channel = fabric.channel(&poller, Cpu::new(16), ChannelConfig::depth(16)).unwrap();
+        let mut out = [Completion::EMPTY; 16];
+        let (from, to, revoked) = (from.handle(), to.handle(), revoked.handle());
+        let mut round = |n: u64| {
+            let mut pinned = channel.pin().unwrap();
+            for i in 0..16 {
+                let op = Op::copy(from.span(0..64), to.span(64 * i..64 * i + 64)).cookie(n + i);
+                assert!(matches!(pinned.submit(op), Submit::Queued(_)));
+            }
+            assert_eq!(pinned.submit(Op::fence()), Submit::Full);
+            pinned.ring();
+            let mut pinned = channel.pin().unwrap();
+            assert_eq!(pinned.poll(&mut out), 16);
+            assert!(out.iter().zip(n..).all(|(c, cookie)| (c.cookie, c.status) == (cookie, Status::Done)));
+            assert!(matches!(pinned.submit(Op::fill(revoked.span(0..8), 1)), Submit::Stale(_)));
+            assert!(matches!(pinned.submit(Op::fill(from.span(0..8), 1)), Submit::Denied(_)));
+            assert!(matches!(pinned.submit(Op::fill(to.span(0..9999), 1)), Submit::Denied(_)));
+        };
+        round(0);
+        assert_eq!(allocations(|| (1..1000).for_each(|n| round(n * 16))), 0, "{barrier:?}");
+    }
+}
