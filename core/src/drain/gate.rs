@@ -199,6 +199,11 @@ impl Gate {
         self.alive().len()
     }
 
+    /// The device's own channels: open, closing, or dropped and not yet drained.
+    pub fn channels(&self) -> usize {
+        self.0.fabric.channels().iter().filter(|channel| self.owns(&***channel)).count()
+    }
+
     fn alive(&self) -> Vec<Arc<Inner>> {
         let all: Vec<Arc<Inner>> = lock(&self.0.state).regions.iter().filter_map(Weak::upgrade).collect();
         all.into_iter().filter(|region| !region.is_gone()).collect()
