@@ -15,16 +15,16 @@ use tidegate_core::tdi::{BarSizes, Event as HostEvent, Model, PageTag, TaggedRan
 const PAGE: u64 = 4096;
 /// The one session of an in-process TSM.
 const SESSION: SessionId = SessionId(1);
-/// The IDE stream of a TDI on the soft fabric: all of them share it.
-const STREAM: u8 = 0;
-
 type Dsm = Responder<Modelled, fn(&mut [u8]) -> Result<(), NoEntropy>>;
 
-/// A soft DSM with one TDI. Cheap to clone; all clones are one DSM. It is also the [`Transport`] to itself.
+type Between = dyn FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Result<Vec<u8>, TransportError> + Send;
+
+/// A soft DSM with one TDI. Cheap to clone; all clones are one DSM.
 #[derive(Clone)]
 pub struct SoftDsm {
     dsm: Arc<Mutex<Dsm>>,
     function: FunctionId,
+    between: Option<Arc<Mutex<Between>>>,
 }
 
 impl fmt::Debug for SoftDsm {
@@ -97,6 +97,8 @@ fn urandom(out: &mut [u8]) -> Result<(), NoEntropy> {
 impl SoftDsm {
     /// A DSM for the function, which tells `model` what state its TDI is in. `layout` is what the interface report
     /// will say: page-aligned pieces of BARs in ascending order.
+    ///
+    /// The model is called while the DSM is locked, so that it sees the states in their order: it must not call back.
     pub fn new(function_id: u32, model: Arc<dyn Model>, layout: Vec<TaggedRange>) -> SoftDsm {
         let function = FunctionId::from_bits(function_id);
         let entropy: fn(&mut [u8]) -> Result<(), NoEntropy> = urandom;
@@ -104,7 +106,19 @@ impl SoftDsm {
         // A new responder has no TDI yet, so the place is free.
         let added = dsm.add(function, None);
         debug_assert_eq!(added, Ok(()));
-        SoftDsm { dsm: Arc::new(Mutex::new(dsm)), function }
+        SoftDsm { dsm: Arc::new(Mutex::new(dsm)), function, between: None }
+    }
+
+    /// The same DSM behind a session that misbehaves, to try what a data plane makes of it. `between` gets each
+    /// request and a way to the DSM, and gives back what the TSM shall see: a response that was changed, or the
+    /// error of a session that lost one. It is called with the TSM's state locked: it must not use the `Tdi`.
+    pub fn between(
+        self,
+        between: impl FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Result<Vec<u8>, TransportError>
+        + Send
+        + 'static,
+    ) -> SoftDsm {
+        SoftDsm { between: Some(Arc::new(Mutex::new(between))), ..self }
     }
 
     /// The TDI's state as the device itself knows it.
@@ -112,47 +126,73 @@ impl SoftDsm {
         self.with(|dsm| dsm.state(self.function).unwrap_or(State::ConfigUnlocked))
     }
 
+    /// The device finds out by itself that something changed that must not: its TDI goes to ERROR, if it is bound.
+    /// Nobody is told: TDISP has no notice, and the TSM learns of it when it asks.
+    pub fn fail(&self) {
+        self.with(|dsm| {
+            let effects = dsm.event(Event::Device(DeviceEvent::DsmFailure));
+            follow(dsm, &effects, None);
+        });
+    }
+
     /// Something happened to the device.
     pub(super) fn event(&self, event: HostEvent, domain: Option<TrustDomain>) {
-        let of = |event| Event::Function(self.function, event);
-        let event = match event {
-            HostEvent::Flr => of(FunctionEvent::FunctionReset),
-            HostEvent::BusReset => Event::Device(DeviceEvent::ConventionalReset),
-            HostEvent::MemoryDisable => of(FunctionEvent::MemorySpaceCleared),
-            HostEvent::BusMasterDisable => of(FunctionEvent::BusMasterCleared),
-            HostEvent::D3 => of(FunctionEvent::PowerStateLost),
-            HostEvent::BarWrite(_) => of(FunctionEvent::BarWritten),
-            HostEvent::Aer | HostEvent::AllOnes => of(FunctionEvent::CompletionLost),
-            HostEvent::IdeFail => Event::Stream(STREAM, StreamEvent::CheckFailed),
-            HostEvent::SessionEnd | HostEvent::Close => Event::SessionEnded(SESSION),
-            // Being asked for the device back changes nothing of it.
-            _ => return,
-        };
-        let effects = self.with(|dsm| dsm.event(event));
-        self.follow(&effects, domain);
+        self.with(|dsm| {
+            if let Some(event) = dsm_event(dsm, self.function, event) {
+                let effects = dsm.event(event);
+                follow(dsm, &effects, domain);
+            }
+        });
     }
 
     /// One request and its response; the model follows before the response is seen.
-    pub(super) fn handle(&self, request: &[u8], response: &mut Vec<u8>, domain: TrustDomain) {
-        let effects = self.with(|dsm| dsm.handle(SESSION, request, response));
-        self.follow(&effects, Some(domain));
-    }
-
-    fn follow(&self, effects: &[Effect], domain: Option<TrustDomain>) {
-        for effect in effects {
-            let Effect::StateChanged { to, .. } = effect;
-            let (model, layout) = self.with(|dsm| (dsm.device().model.clone(), dsm.device().layout.clone()));
-            match to {
-                State::ConfigLocked => model.set_pages(&layout),
-                State::ConfigUnlocked => model.set_pages(&[]),
-                State::Run | State::Error => {}
-            }
-            model.set_state(host_state(*to), domain.filter(|_| *to != State::ConfigUnlocked));
-        }
+    fn handle(&self, request: &[u8], response: &mut Vec<u8>, domain: TrustDomain) {
+        self.with(|dsm| {
+            let effects = dsm.handle(SESSION, request, response);
+            follow(dsm, &effects, Some(domain));
+        });
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Dsm) -> R) -> R {
         f(&mut self.dsm.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the event is to the DSM; `None` for one that changes nothing.
+fn dsm_event(dsm: &Dsm, function: FunctionId, event: HostEvent) -> Option<Event> {
+    let of = |event| Event::Function(function, event);
+    Some(match event {
+        HostEvent::Flr => of(FunctionEvent::FunctionReset),
+        HostEvent::BusReset => Event::Device(DeviceEvent::ConventionalReset),
+        HostEvent::MemoryDisable => of(FunctionEvent::MemorySpaceCleared),
+        HostEvent::BusMasterDisable => of(FunctionEvent::BusMasterCleared),
+        HostEvent::D3 => of(FunctionEvent::PowerStateLost),
+        HostEvent::BarWrite(_) => of(FunctionEvent::BarWritten),
+        // The stream that the event is about is the TDI's own.
+        HostEvent::IdeFail => Event::Stream(dsm.locked(function)?.stream, StreamEvent::CheckFailed),
+        HostEvent::SessionEnd | HostEvent::Close => Event::SessionEnded(SESSION),
+        // Being asked for the device back changes nothing of it.
+        HostEvent::Requested => return None,
+        // AER, all-ones, and whatever comes to be known later: doubt.
+        _ => of(FunctionEvent::CompletionLost),
+    })
+}
+
+/// The model acts by the new state before anybody hears of it. Pages are TEE memory before the TDI is locked, and
+/// until the model has scrubbed them on its way to CONFIG_UNLOCKED.
+fn follow(dsm: &Dsm, effects: &[Effect], domain: Option<TrustDomain>) {
+    let Modelled { model, layout } = dsm.device();
+    for effect in effects {
+        let Effect::StateChanged { function, to, .. } = *effect;
+        let msix = dsm.locked(function).is_some_and(|lock| lock.flags.contains(LockFlags::LOCK_MSIX));
+        if to == State::ConfigLocked {
+            let frozen = layout.iter().filter(|piece| msix || piece.tag != PageTag::MsixLocked);
+            model.set_pages(&frozen.cloned().collect::<Vec<_>>());
+        }
+        model.set_state(host_state(to), domain.filter(|_| to != State::ConfigUnlocked));
+        if to == State::ConfigUnlocked {
+            model.set_pages(&[]);
+        }
     }
 }
 
@@ -165,7 +205,17 @@ pub(super) struct Session {
 
 impl Transport for Session {
     fn exchange(&mut self, request: &[u8], response: &mut Vec<u8>) -> Result<(), TransportError> {
-        self.dsm.handle(request, response, self.domain);
+        let Some(between) = &self.dsm.between else {
+            self.dsm.handle(request, response, self.domain);
+            return Ok(());
+        };
+        let mut device = |request: &[u8]| {
+            let mut response = Vec::new();
+            self.dsm.handle(request, &mut response, self.domain);
+            response
+        };
+        let mut between = between.lock().unwrap_or_else(PoisonError::into_inner);
+        *response = between(request, &mut device)?;
         Ok(())
     }
 }

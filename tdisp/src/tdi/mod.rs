@@ -2,12 +2,81 @@
 //!
 //! Bind has two halves. The host locks ([`Tdi::lock`]) and gets the report; only what the trust domain accepted
 //! ([`Provider::accept`]) can be started ([`Locked::start`]). Unbind consumes a [`Quiesced`], which only the drain
-//! of the device makes, so that STOP_INTERFACE can't be sent while anything of ours is in flight:
+//! of the device makes, so that STOP_INTERFACE can't be sent while anything of ours is in flight. What happens to
+//! the device in between comes through the intercept: it has the TDI unbound before a reset or a config write, and
+//! after an event nobody asked for it closes the gate and asks the device what is left.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use tidegate_core::{Cause, Deadline, Fabric, Gate, Quiesced, tdi::*};
+//! use tidegate_tdisp::{platform::PlatformKind, tdi::*};
+//!
+//! // A host: a gate, and a place for what it is told. The one with a device behind it is tidegate-p2p's `Device`.
+//! #[derive(Clone)]
+//! struct Gpu(Gate, Arc<Mutex<TdiState>>);
+//! impl Host for Gpu {
+//!     fn gate(&self) -> &Gate { &self.0 }
+//!     fn function_id(&self) -> u32 { 0x100 }
+//!     fn bars(&self) -> BarSizes { [0x4000, 0, 0, 0, 0, 0] }
+//!     fn in_flight(&self) -> u64 { self.0.in_flight() }
+//!     fn set_state(&self, state: TdiState, _: Option<TrustDomain>) { *self.1.lock().unwrap() = state; }
+//!     fn state(&self) -> TdiState { *self.1.lock().unwrap() }
+//!     fn set_tags(&self, _: &[TaggedRange]) -> Result<(), TagError> { Ok(()) }
+//!     fn observe(&self, _: Option<Arc<dyn Observer>>) {} // nothing resets this one
+//!     fn reset(&self, _: &Quiesced) -> Result<Event, HostError> { Err(HostError::Unsupported { op: "reset" }) }
+//! }
+//! let fabric = Fabric::builder().build()?;
+//! let gpu = Gpu(fabric.gate("gpu", None), Arc::default());
+//!
+//! // A DSM in front of it: the first page of BAR 0 is private. A trust domain that takes no less.
+//! let pages = vec![TaggedRange { bar: 0, range: 0..0x1000, tag: PageTag::Private }];
+//! let dsm = SoftDsm::new(gpu.function_id(), Arc::new(Unmodelled), pages);
+//! let provider = Provider::soft(PlatformKind::Tdx, TrustDomain(1), |report| report.ranges.len() == 1);
+//!
+//! let mut tdi = Tdi::new(gpu.clone(), provider.clone(), dsm)?;
+//! let locked = tdi.lock(LockParams::default())?;
+//! let acceptance = provider.accept(&locked)?;
+//! let run = locked.start(acceptance)?;
+//! assert!(run.is_live());
+//!
+//! // The way back: quiet first, then the platform's list.
+//! let quiet = gpu.quiesce(Cause::Unbind, Deadline::default())?.wait()?;
+//! let report = tdi.unbind(quiet, Deadline::default()).wait();
+//! assert!(!run.is_live() && report.steps[0].step.name() == "STOP_INTERFACE");
+//! match report.outcome {
+//!     UnbindOutcome::Unbound(quiet) => quiet.restore(), // an ordinary device again, in shared mode
+//!     other => panic!("{other:?}"),
+//! };
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Wrong orders don't compile. No unbind without the proof that the device is quiet:
 //!
 //! ```compile_fail,E0061
 //! # use tidegate_tdisp::tdi::*;
 //! # fn stop<H: tidegate_core::tdi::Host>(tdi: &mut Tdi<H>, by: tidegate_core::Deadline) {
-//! let unbind = tdi.unbind(by); // no proof that the device is quiet
+//! let unbind = tdi.unbind(by);
+//! # }
+//! ```
+//!
+//! No START without the trust domain's acceptance, which nobody else can make, and which is good for one:
+//!
+//! ```compile_fail,E0061
+//! # use tidegate_tdisp::tdi::*;
+//! # fn start<H: tidegate_core::tdi::Host>(locked: Locked<H>) {
+//! let run = locked.start();
+//! # }
+//! ```
+//! ```compile_fail,E0451
+//! # use tidegate_tdisp::tdi::*;
+//! # fn forge() {
+//! let acceptance = Acceptance { bind: todo!() };
+//! # }
+//! ```
+//! ```compile_fail,E0382
+//! # use tidegate_tdisp::tdi::*;
+//! # fn twice<H: tidegate_core::tdi::Host>(one: Locked<H>, other: Locked<H>, acceptance: Acceptance) {
+//! let runs = (one.start(acceptance), other.start(acceptance));
 //! # }
 //! ```
 
@@ -15,13 +84,15 @@ mod bind;
 mod dsm;
 mod observer;
 mod provider;
+mod teardown;
 mod unbind;
 
 pub use dsm::{SoftDsm, Unmodelled};
 pub use provider::{Acceptance, LinkError, NotAccepted, P2pLink, Provider};
-pub use unbind::{StepTime, Unbind, UnbindOutcome, UnbindProgress, UnbindReport};
+pub use teardown::{StepTime, UnbindProgress};
+pub use unbind::{Unbind, UnbindOutcome, UnbindReport};
 
-use crate::platform::Refusal;
+use crate::platform::{Firmware, Refusal};
 use crate::report::{Attr, InterfaceReport, ReportError, TaggedRange, tags};
 use crate::requester::{RequestError, Requester};
 use crate::state::State;
@@ -29,13 +100,20 @@ use crate::wire::{FunctionId, LockFlags, LockRequest};
 use bind::Bind;
 use dsm::{Session, bar_windows, host_state};
 use observer::Coordinator;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use teardown::Teardown;
 use tidegate_core::tdi::{Host, PageTag, TagError, TaggedRange as HostRange, TdiState};
-use tidegate_core::{Deadline, GateClosed, Quiesced};
+use tidegate_core::{Cause, Deadline, GateClosed, Quiesced};
 
 /// The TDI of one device.
+///
+/// Dropped while it is bound it stays bound, and its device stays open: the intercept still unbinds it before an
+/// event, and a new `Tdi` of the device can.
 #[derive(Debug)]
-pub struct Tdi<H: Host>(Arc<Shared<H>>);
+pub struct Tdi<H: Host> {
+    shared: Arc<Shared<H>>,
+    observer: Weak<Coordinator<H>>,
+}
 
 struct Shared<H: Host> {
     host: H,
@@ -72,7 +150,7 @@ impl Default for LockParams {
     }
 }
 
-/// A TDI could not be bound; nothing stays locked.
+/// A TDI could not be bound.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -92,18 +170,22 @@ pub enum BindError {
     #[error(transparent)]
     Gate(#[from] GateClosed),
     /// LOCK promises that earlier work has ended: close the device's channels and windows first.
-    #[error("{in_flight} descriptors in flight and {windows} windows imported: end them before LOCK")]
+    #[error(
+        "{in_flight} descriptors in flight, {channels} channels open, {windows} windows imported: end them before LOCK"
+    )]
     InUse {
         /// Descriptors.
         in_flight: u64,
+        /// Channels of the device.
+        channels: usize,
         /// Windows.
         windows: usize,
     },
     /// The device's TDI is in another state than this step needs.
     #[error("the TDI is in {0:?}")]
     State(TdiState),
-    /// The acceptance is about another lock.
-    #[error("the acceptance is about another lock")]
+    /// The lock is over, or the acceptance is about another one.
+    #[error("the lock is over, or the acceptance is about another one")]
     Stale,
 }
 
@@ -134,23 +216,89 @@ impl Run {
     }
 }
 
+/// Locks are taken in this order: `tsm`, the host's own, the firmware or the DSM. No observer is called with one held.
 impl<H: Host> Shared<H> {
     fn tsm(&self) -> MutexGuard<'_, Tsm> {
         self.tsm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn firmware(&self) -> MutexGuard<'_, Firmware> {
+        self.provider.firmware()
+    }
+
+    /// Is there anything to take down?
+    fn is_bound(&self, _: &Tsm) -> bool {
+        self.firmware().is_bound(self.function) || self.host.state().is_bound()
+    }
+
     /// Tells firmware and host a state that the device confirmed.
     fn confirmed(&self, state: State) -> Result<(), Refusal> {
-        let observed = self.provider.firmware().observe(self.function, state);
-        let domain = (state != State::ConfigUnlocked).then(|| self.provider.domain());
-        self.host.set_state(host_state(state), domain);
+        let observed = self.firmware().observe(self.function, state);
+        self.tell(host_state(state));
         observed
+    }
+
+    /// Tells the host. What is unlocked has no private pages.
+    fn tell(&self, state: TdiState) {
+        let trusted = matches!(state, TdiState::Locked | TdiState::Run);
+        self.host.set_state(state, trusted.then(|| self.provider.domain()));
+        if state == TdiState::Unlocked {
+            if let Err(error) = self.host.set_tags(&[]) {
+                tracing::error!(%error, "the host keeps its tags");
+            }
+        }
+    }
+
+    /// What the device said of its TDI when nobody had moved it. Where it left LOCKED or RUN by itself the gate
+    /// closes. Doubt is ERROR for the host: no answer of a bound TDI, RUN that nobody saw start, CONFIG_UNLOCKED that
+    /// neither STOP nor a conventional `reset` explains.
+    fn learned(&self, tsm: &mut Tsm, said: &Result<State, RequestError>, reset: bool) {
+        let before = self.host.state();
+        let started = tsm.bind.as_ref().is_some_and(|bind| bind.was_started());
+        let now = match said {
+            Ok(State::Run) if !started => TdiState::Error,
+            Ok(State::ConfigUnlocked) if before.is_bound() && !reset => TdiState::Error,
+            Ok(state) => host_state(*state),
+            Err(_) if before.is_bound() => TdiState::Error,
+            Err(_) => return,
+        };
+        if now != TdiState::Run {
+            if let Some(bind) = &tsm.bind {
+                bind.set_running(false);
+            }
+        }
+        if matches!(before, TdiState::Locked | TdiState::Run) && now != before {
+            self.close_gate();
+        }
+        if let Ok(state) = said {
+            // The firmware may hold nothing of it.
+            let _ = self.firmware().observe(self.function, *state);
+        }
+        self.tell(now);
+    }
+
+    /// LOCK promises that earlier work has ended.
+    fn idle(&self) -> Result<(), BindError> {
+        let gate = self.host.gate();
+        let (in_flight, channels, windows) = (self.host.in_flight(), gate.channels(), gate.windows());
+        if in_flight == 0 && channels == 0 && windows == 0 {
+            return Ok(());
+        }
+        Err(BindError::InUse { in_flight, channels, windows })
+    }
+
+    /// Nothing begins with the device any more; what is under way ends in the background.
+    fn close_gate(&self) {
+        if self.host.gate().check().is_ok() {
+            drop(self.host.quiesce(Cause::Doubt, Deadline::default()));
+        }
     }
 }
 
 impl<H: Host> Tdi<H> {
-    /// Takes charge of a device's TDI: agrees on a version, reads capabilities, registers with the intercept, which
-    /// from now on unbinds before a reset or a config write that breaks the bind. Two TDISP exchanges.
+    /// Takes charge of a device's TDI, from whoever had it: agrees on a version, reads capabilities and state,
+    /// registers with the intercept, which from now on unbinds before a reset or a config write that breaks the
+    /// bind. A TDI that is not CONFIG_UNLOCKED must be unbound before it can be locked. Three TDISP exchanges.
     ///
     /// # Errors
     /// [`BindError::Request`].
@@ -161,52 +309,56 @@ impl<H: Host> Tdi<H> {
         requester.version()?;
         requester.capabilities()?;
         let tsm = Mutex::new(Tsm { requester, bind: None });
-        let shared = Arc::new(Shared { host: on.clone(), provider, function, tsm });
-        on.observe(Some(Arc::new(Coordinator::new(&shared, dsm))));
-        Ok(Tdi(shared))
+        let shared = Arc::new(Shared { host: on, provider, function, tsm });
+        let observer = Arc::new(Coordinator::new(&shared, dsm));
+        let tdi = Tdi { shared, observer: Arc::downgrade(&observer) };
+        tdi.host().observe(Some(observer));
+        tdi.state()?;
+        Ok(tdi)
     }
 
     /// The device.
     pub fn host(&self) -> &H {
-        &self.0.host
+        &self.shared.host
     }
 
-    /// Asks the device for the state of its TDI: one TDISP exchange. The host's idea follows.
+    /// Asks the device for the state of its TDI: one TDISP exchange. The host's idea follows; a bound TDI that went
+    /// to another state by itself closes the device's gate.
     ///
     /// # Errors
-    /// [`RequestError`].
+    /// [`RequestError`]; unless the device was just busy, a bound TDI that does not say its state counts as ERROR.
     pub fn state(&self) -> Result<State, RequestError> {
-        let state = self.0.tsm().requester.state()?;
-        let _ = self.0.confirmed(state);
-        Ok(state)
+        let mut tsm = self.shared.tsm();
+        let said = tsm.requester.state();
+        if !matches!(said, Err(RequestError::Busy { .. })) {
+            self.shared.learned(&mut tsm, &said, false);
+        }
+        said
     }
 
-    /// LOCK_INTERFACE, then the report, checked and turned into tags. The device must have no work in flight and no
-    /// windows imported. At least three TDISP exchanges.
+    /// LOCK_INTERFACE, then the report, checked and turned into tags. The device must have no work in flight, no
+    /// channels and no windows imported. At least three TDISP exchanges.
     ///
     /// # Errors
-    /// [`BindError`]; a TDI that was locked and then failed a check is stopped again.
+    /// [`BindError`]. A TDI that was locked and then failed a check is taken down again, which can take as long as
+    /// the default [`Deadline`]. If it does not stop, the platform cuts it off, and the host is told that it is in
+    /// ERROR: reset the device.
     pub fn lock(&mut self, p: LockParams) -> Result<Locked<H>, BindError> {
-        let shared = &self.0;
-        let host = &shared.host;
-        host.gate().check()?;
-        let (in_flight, windows) = (host.in_flight(), host.gate().windows());
-        if in_flight > 0 || windows > 0 {
-            return Err(BindError::InUse { in_flight, windows });
-        }
+        let shared = &self.shared;
         let mut tsm = shared.tsm();
+        // Under the lock: an intercept that closed the gate has either been here, or will find what is bound here.
+        shared.host.gate().check()?;
+        shared.idle()?;
         match tsm.requester.state()? {
             State::ConfigUnlocked => {}
             state => return Err(BindError::State(host_state(state))),
         }
-        shared.provider.firmware().bind(shared.function)?;
+        shared.firmware().bind(shared.function)?;
         let locked = Self::lock_and_read(shared, &mut tsm, p);
         if locked.is_err() {
-            // Nothing runs yet and nothing is mapped: STOP is safe without a drain.
-            let stopped = tsm.requester.stop();
-            let _ = shared.confirmed(if stopped.is_ok() { State::ConfigUnlocked } else { State::Error });
-            for step in shared.provider.platform().steps() {
-                let _ = shared.provider.firmware().apply(*step, shared.function);
+            let mut list = Teardown::new(shared, Deadline::default());
+            while let UnbindProgress::Pending(_) = list.turn(shared, &mut tsm) {
+                list.nap();
             }
         }
         locked
@@ -226,7 +378,9 @@ impl<H: Host> Tdi<H> {
         let tags = tags(&report, &bar_windows(&shared.host.bars()), p.reporting_offset)?;
         let ranges: Vec<HostRange> = tags.iter().map(host_range).collect();
         shared.host.set_tags(&ranges)?;
-        let bind = Arc::new(Bind::new(shared.host.gate(), shared.provider.domain()));
+        // Something may have begun before the host knew that the TDI is locked.
+        shared.idle()?;
+        let bind = Arc::new(Bind::new(shared.host.gate(), &shared.provider));
         tsm.bind = Some(bind.clone());
         Ok(Locked { shared: shared.clone(), bind, report, tags })
     }
@@ -235,7 +389,17 @@ impl<H: Host> Tdi<H> {
     /// turn or wait the [`Unbind`]. What is wrong with the proof (another device or generation) fails it before the
     /// first step.
     pub fn unbind(&mut self, q: Quiesced, by: Deadline) -> Unbind<'_, H> {
-        Unbind::new(&self.0, q, by)
+        Unbind::new(&self.shared, q, by)
+    }
+}
+
+impl<H: Host> Drop for Tdi<H> {
+    fn drop(&mut self) {
+        let bound = self.shared.is_bound(&self.shared.tsm());
+        if let (true, Some(observer)) = (bound, self.observer.upgrade()) {
+            tracing::warn!(function = %self.shared.function, "dropped while bound: the intercept has to unbind it");
+            observer.keep(Some(self.shared.clone()));
+        }
     }
 }
 
@@ -277,25 +441,30 @@ impl<H: Host> Locked<H> {
         let shared = &self.shared;
         let mut tsm = shared.tsm();
         let current = tsm.bind.as_ref().is_some_and(|bind| Arc::ptr_eq(bind, &self.bind));
-        if !current || !Arc::ptr_eq(&acceptance.bind, &self.bind) {
+        if !current || !self.bind.is_current() || !Arc::ptr_eq(&acceptance.bind, &self.bind) {
             return Err(BindError::Stale);
         }
-        {
-            let mut firmware = shared.provider.firmware();
-            for range in
-                self.tags.iter().filter(|r| matches!(r.attr, Attr::Private | Attr::MsixTable | Attr::MsixPba))
-            {
-                firmware.map_private(shared.function, range)?;
-            }
-            firmware.open_context(shared.function)?;
+        shared.host.gate().check()?;
+        self.map_private()?;
+        let answer = tsm.requester.start();
+        let said = tsm.requester.state();
+        if let (Ok(()), Ok(State::Run)) = (&answer, &said) {
+            shared.confirmed(State::Run)?;
+            self.bind.set_running(true);
+            return Ok(Run { bind: self.bind.clone() });
         }
-        tsm.requester.start()?;
-        match tsm.requester.state()? {
-            State::Run => {}
-            state => return Err(BindError::State(host_state(state))),
+        shared.learned(&mut tsm, &said, false);
+        answer?;
+        Err(BindError::State(host_state(said?)))
+    }
+
+    fn map_private(&self) -> Result<(), Refusal> {
+        let mut firmware = self.shared.firmware();
+        let trusted =
+            |range: &&TaggedRange| matches!(range.attr, Attr::Private | Attr::MsixTable | Attr::MsixPba);
+        for range in self.tags.iter().filter(trusted) {
+            firmware.map_private(self.shared.function, range)?;
         }
-        shared.confirmed(State::Run)?;
-        self.bind.set_running(true);
-        Ok(Run { bind: self.bind.clone() })
+        firmware.open_context(self.shared.function)
     }
 }

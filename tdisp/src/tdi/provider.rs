@@ -79,8 +79,7 @@ impl Provider {
     /// # Errors
     /// [`NotAccepted`].
     pub fn accept<H: Host>(&self, locked: &Locked<H>) -> Result<Acceptance, NotAccepted> {
-        let ours = Arc::ptr_eq(&self.0, &locked.provider().0);
-        (ours && (self.0.policy)(locked.report()))
+        (self.is(locked.provider()) && (self.0.policy)(locked.report()))
             .then(|| Acceptance { bind: locked.bind().clone() })
             .ok_or(NotAccepted)
     }
@@ -92,11 +91,16 @@ impl Provider {
     /// [`LinkError`].
     pub fn link(&self, initiator: &Run, target: &Run) -> Result<P2pLink, LinkError> {
         let (initiator, target) = (initiator.bind(), target.bind());
-        if initiator.domain != self.0.domain || target.domain != self.0.domain {
+        if !self.is(&initiator.provider) || !self.is(&target.provider) {
             return Err(LinkError::Domain);
         }
         let link = P2pLink { initiator: initiator.clone(), target: target.clone() };
         if link.is_live() { Ok(link) } else { Err(LinkError::NotRunning) }
+    }
+
+    /// Is it the same provider?
+    fn is(&self, other: &Provider) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn firmware(&self) -> MutexGuard<'_, Firmware> {
@@ -119,7 +123,7 @@ impl Link for P2pLink {
         &self.target.gate
     }
     fn domain(&self) -> TrustDomain {
-        self.target.domain
+        self.target.provider.domain()
     }
     fn is_live(&self) -> bool {
         self.initiator.runs() && self.target.runs()
