@@ -2,42 +2,48 @@
 
 use super::{HEADER_SIZE, Head, WireError};
 
-/// The `K` bytes at offset `AT` of an `N`-byte message, where they lie. Out of bounds does not compile.
-#[inline]
-pub(super) fn array_at<const AT: usize, const K: usize, const N: usize>(message: &[u8; N]) -> &[u8; K] {
-    const { assert!(AT <= N && K <= N - AT, "the field lies outside the message") };
-    // The assertion above makes the default unreachable.
-    message.get(AT..).and_then(|tail| tail.first_chunk::<K>()).unwrap_or(&[0; K])
-}
+/// The place at offset `AT` of a message. A type of its own, so that a call names the offset and nothing else: lengths
+/// are inferred (Rust 1.85 infers all const arguments of a function or none).
+pub(super) struct At<const AT: usize>;
 
-/// The `K` bytes at offset `AT` of an `N`-byte message. Out of bounds does not compile.
-#[inline]
-pub(super) fn bytes_at<const AT: usize, const K: usize, const N: usize>(message: &[u8; N]) -> [u8; K] {
-    *array_at::<AT, K, N>(message)
-}
+impl<const AT: usize> At<AT> {
+    /// The `K` bytes there, where they lie. Out of bounds does not compile.
+    #[inline]
+    pub(super) fn array<const K: usize, const N: usize>(message: &[u8; N]) -> &[u8; K] {
+        const { assert!(AT <= N && K <= N - AT, "the field lies outside the message") };
+        // The assertion above makes the default unreachable.
+        message.get(AT..).and_then(|tail| tail.first_chunk::<K>()).unwrap_or(&[0; K])
+    }
 
-/// The byte at offset `AT`.
-#[inline]
-pub(super) fn u8_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u8 {
-    u8::from_le_bytes(bytes_at::<AT, 1, N>(message))
-}
+    /// The `K` bytes there.
+    #[inline]
+    pub(super) fn bytes<const K: usize, const N: usize>(message: &[u8; N]) -> [u8; K] {
+        *Self::array(message)
+    }
 
-/// The 16-bit field at offset `AT`.
-#[inline]
-pub(super) fn u16_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u16 {
-    u16::from_le_bytes(bytes_at::<AT, 2, N>(message))
-}
+    /// The byte there.
+    #[inline]
+    pub(super) fn u8<const N: usize>(message: &[u8; N]) -> u8 {
+        u8::from_le_bytes(Self::bytes(message))
+    }
 
-/// The 32-bit field at offset `AT`.
-#[inline]
-pub(super) fn u32_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u32 {
-    u32::from_le_bytes(bytes_at::<AT, 4, N>(message))
-}
+    /// The 16-bit field there.
+    #[inline]
+    pub(super) fn u16<const N: usize>(message: &[u8; N]) -> u16 {
+        u16::from_le_bytes(Self::bytes(message))
+    }
 
-/// The 64-bit field at offset `AT`.
-#[inline]
-pub(super) fn u64_at<const AT: usize, const N: usize>(message: &[u8; N]) -> u64 {
-    u64::from_le_bytes(bytes_at::<AT, 8, N>(message))
+    /// The 32-bit field there.
+    #[inline]
+    pub(super) fn u32<const N: usize>(message: &[u8; N]) -> u32 {
+        u32::from_le_bytes(Self::bytes(message))
+    }
+
+    /// The 64-bit field there.
+    #[inline]
+    pub(super) fn u64<const N: usize>(message: &[u8; N]) -> u64 {
+        u64::from_le_bytes(Self::bytes(message))
+    }
 }
 
 /// A whole message of the type `code` and of exactly `N` bytes.

@@ -1,6 +1,6 @@
 //! GET_TDISP_CAPABILITIES (0x82) and TDISP_CAPABILITIES (0x02).
 
-use super::bytes::{Writer, bytes_at, exact, u8_at, u16_at, u32_at};
+use super::bytes::{At, Writer, exact};
 use super::{Head, LockFlags, RequestCode, WireError};
 
 /// Checked view of GET_TDISP_CAPABILITIES.
@@ -15,7 +15,7 @@ impl<'a> GetCapabilitiesView<'a> {
 
     /// TSM_CAPS (offset 16).
     pub fn tsm_caps(&self) -> u32 {
-        u32_at::<16, _>(self.0)
+        At::<16>::u32(self.0)
     }
 }
 
@@ -88,32 +88,32 @@ impl<'a> CapabilitiesView<'a> {
 
     /// DSM_CAPS (offset 16).
     pub fn dsm_caps(&self) -> u32 {
-        u32_at::<16, _>(self.0)
+        At::<16>::u32(self.0)
     }
 
     /// REQ_MSGS_SUPPORTED (offset 20).
     pub fn messages(&self) -> MessageSet {
-        MessageSet(u128::from_le_bytes(bytes_at::<20, 16, _>(self.0)))
+        MessageSet(u128::from_le_bytes(At::<20>::bytes(self.0)))
     }
 
     /// LOCK_INTERFACE_FLAGS_SUPPORTED (offset 36).
     pub fn lock_flags(&self) -> LockFlags {
-        LockFlags::from_bits_retain(u16_at::<36, _>(self.0))
+        LockFlags::from_bits_retain(At::<36>::u16(self.0))
     }
 
     /// DEV_ADDR_WIDTH (offset 41).
     pub fn address_width(&self) -> u8 {
-        u8_at::<41, _>(self.0)
+        At::<41>::u8(self.0)
     }
 
     /// NUM_REQ_THIS (offset 42).
     pub fn requests_this(&self) -> u8 {
-        u8_at::<42, _>(self.0)
+        At::<42>::u8(self.0)
     }
 
     /// NUM_REQ_ALL (offset 43).
     pub fn requests_all(&self) -> u8 {
-        u8_at::<43, _>(self.0)
+        At::<43>::u8(self.0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! TDISP_ERROR (0x7F).
 
-use super::bytes::{Writer, prefix, u32_at};
+use super::bytes::{At, Writer, prefix};
 use super::{ErrorCode, Head, WireError};
 
 /// Bytes in front of the variable part.
@@ -34,12 +34,12 @@ impl<'a> ErrorResponseView<'a> {
 
     /// ERROR_CODE (offset 16).
     pub fn code(&self) -> ErrorCode {
-        u32_at::<16, _>(self.fixed).into()
+        At::<16>::u32(self.fixed).into()
     }
 
     /// ERROR_DATA (offset 20).
     pub fn data(&self) -> u32 {
-        u32_at::<20, _>(self.fixed)
+        At::<20>::u32(self.fixed)
     }
 
     /// EXTENDED_ERROR_DATA (offset 24).

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::bytes::{bytes_at, u8_at, u32_at};
+use super::bytes::At;
 use super::{FunctionId, InterfaceId, WireError};
 
 /// Bytes of the common header.
@@ -71,22 +71,22 @@ impl<'a> HeaderView<'a> {
 
     /// TDISPVersion.
     pub fn version(&self) -> Version {
-        Version(u8_at::<0, _>(self.header))
+        Version(At::<0>::u8(self.header))
     }
 
     /// MessageType.
     pub fn code(&self) -> u8 {
-        u8_at::<1, _>(self.header)
+        At::<1>::u8(self.header)
     }
 
     /// FUNCTION_ID with its reserved bits.
     pub fn function_bits(&self) -> u32 {
-        u32_at::<4, _>(self.header)
+        At::<4>::u32(self.header)
     }
 
     /// INTERFACE_ID, all twelve bytes with the reserved ones.
     pub fn interface_bytes(&self) -> [u8; 12] {
-        bytes_at::<4, 12, _>(self.header)
+        At::<4>::bytes(self.header)
     }
 
     /// Version and interface.

@@ -2,8 +2,8 @@
 
 use bitflags::bitflags;
 
-use super::bytes::{Writer, array_at, bytes_at, exact, u8_at, u16_at, u64_at};
-use super::{Head, NONCE_SIZE, NonceRef, WireError};
+use super::bytes::{At, Writer, exact};
+use super::{Head, NonceRef, WireError};
 
 bitflags! {
     /// FLAGS of a LOCK. Bits 15:5 are reserved; they are kept when read and mean nothing.
@@ -34,22 +34,22 @@ impl<'a> LockRequestView<'a> {
 
     /// FLAGS (offset 16).
     pub fn flags(&self) -> LockFlags {
-        LockFlags::from_bits_retain(u16_at::<16, _>(self.0))
+        LockFlags::from_bits_retain(At::<16>::u16(self.0))
     }
 
     /// Default Stream ID (offset 18).
     pub fn stream(&self) -> u8 {
-        u8_at::<18, _>(self.0)
+        At::<18>::u8(self.0)
     }
 
     /// MMIO_REPORTING_OFFSET (offset 20), signed.
     pub fn reporting_offset(&self) -> i64 {
-        i64::from_le_bytes(bytes_at::<20, 8, _>(self.0))
+        i64::from_le_bytes(At::<20>::bytes(self.0))
     }
 
     /// BIND_P2P_ADDRESS_MASK (offset 28).
     pub fn p2p_address_mask(&self) -> u64 {
-        u64_at::<28, _>(self.0)
+        At::<28>::u64(self.0)
     }
 }
 
@@ -109,7 +109,7 @@ impl<'a> LockResponseView<'a> {
 
     /// START_INTERFACE_NONCE (offset 16).
     pub fn nonce(&self) -> NonceRef<'a> {
-        NonceRef::new(array_at::<16, NONCE_SIZE, _>(self.0))
+        NonceRef::new(At::<16>::array(self.0))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What the report says is in [`crate::report`].
 
-use super::bytes::{Writer, exact, prefix, u16_at};
+use super::bytes::{At, Writer, exact, prefix};
 use super::{Head, WireError};
 
 /// Checked view of GET_DEVICE_INTERFACE_REPORT.
@@ -17,12 +17,12 @@ impl<'a> GetReportView<'a> {
 
     /// OFFSET (offset 16).
     pub fn offset(&self) -> u16 {
-        u16_at::<16, _>(self.0)
+        At::<16>::u16(self.0)
     }
 
     /// LENGTH (offset 18).
     pub fn length(&self) -> u16 {
-        u16_at::<18, _>(self.0)
+        At::<18>::u16(self.0)
     }
 }
 
@@ -74,7 +74,7 @@ impl<'a> ReportResponseView<'a> {
     pub fn new(message: &'a [u8]) -> Result<Self, WireError> {
         let code = ReportResponse::CODE;
         let (fixed, portion) = prefix::<FIXED>(message, code)?;
-        let len = usize::from(u16_at::<16, _>(fixed));
+        let len = usize::from(At::<16>::u16(fixed));
         if portion.len() != len {
             let expected = len.saturating_add(FIXED);
             return Err(WireError::Length { code, expected, got: message.len() });
@@ -84,7 +84,7 @@ impl<'a> ReportResponseView<'a> {
 
     /// REMAINDER_LENGTH (offset 18): bytes of the report after this portion.
     pub fn remainder(&self) -> u16 {
-        u16_at::<18, _>(self.fixed)
+        At::<18>::u16(self.fixed)
     }
 
     /// The bytes of the portion (offset 20).

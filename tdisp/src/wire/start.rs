@@ -1,8 +1,8 @@
 //! START_INTERFACE_REQUEST (0x86) and START_INTERFACE_RESPONSE (0x06).
 
-use super::bytes::{Writer, array_at, exact};
+use super::bytes::{At, Writer, exact};
 use super::header::bare_message;
-use super::{Head, NONCE_SIZE, NonceRef, WireError};
+use super::{Head, NonceRef, WireError};
 
 /// Checked view of START_INTERFACE_REQUEST.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ impl<'a> StartRequestView<'a> {
 
     /// START_INTERFACE_NONCE (offset 16).
     pub fn nonce(&self) -> NonceRef<'a> {
-        NonceRef::new(array_at::<16, NONCE_SIZE, _>(self.0))
+        NonceRef::new(At::<16>::array(self.0))
     }
 }
 

@@ -1,6 +1,6 @@
 //! GET_DEVICE_INTERFACE_STATE (0x85) and DEVICE_INTERFACE_STATE (0x05).
 
-use super::bytes::{Writer, exact, u8_at};
+use super::bytes::{At, Writer, exact};
 use super::header::bare_message;
 use super::{Head, TdiState, WireError};
 
@@ -21,7 +21,7 @@ impl<'a> StateResponseView<'a> {
 
     /// TDI_STATE (offset 16).
     pub fn state(&self) -> TdiState {
-        u8_at::<16, _>(self.0).into()
+        At::<16>::u8(self.0).into()
     }
 }
 

@@ -1,6 +1,6 @@
 //! GET_TDISP_VERSION (0x81) and TDISP_VERSION (0x01).
 
-use super::bytes::{Writer, prefix, u8_at};
+use super::bytes::{At, Writer, prefix};
 use super::header::bare_message;
 use super::{Head, Version, WireError};
 
@@ -23,7 +23,7 @@ impl<'a> VersionResponseView<'a> {
     pub fn new(message: &'a [u8]) -> Result<Self, WireError> {
         let code = VersionResponse::CODE;
         let (fixed, entries) = prefix::<FIXED>(message, code)?;
-        let count = usize::from(u8_at::<16, _>(fixed));
+        let count = usize::from(At::<16>::u8(fixed));
         if count == 0 {
             return Err(WireError::NoVersions);
         }
