@@ -245,7 +245,7 @@ impl<B: Backend> EduEngine<B> {
 // operation is retired after its last transfer's RUN bit read clear, and that read pushed its writes to host memory;
 // when `cancel` answers `Stopped` no transfer runs and `stopping` keeps the next from starting. 3. `Drop` leaks
 // `hold` unless the register showed that no transfer runs.
-#[expect(unsafe_code, reason = "the promise to core; kept by the lines that the SAFETY comment names")]
+#[expect(unsafe_code, reason = "the promise to core; engine/conformance: ends.rs, soft.rs")]
 unsafe impl<B: Backend> Engine for EduEngine<B> {
     const SPACE: AddressSpace = AddressSpace::Device;
     const CONFIRMS: bool = true;
