@@ -36,8 +36,12 @@ pub trait Rig: Sync {
     fn feed(&self, _of: Range<usize>) {}
     /// Moves bytes on, as far as the source takes them.
     fn pump(&self) {}
-    /// Holds the source back (or lets it go on).
+    /// Holds the source back (or lets it go on). On return nothing more comes.
     fn hold(&self, _on: bool) {}
+    /// Is a descriptor in flight that will not complete while the source is held back?
+    fn waits(&self) -> bool {
+        self.target().gate().in_flight() > 0
+    }
     /// Forgets bytes that were fed for operations that will not happen.
     fn clear(&self) {}
     /// Shall the target be reset between unbind and recovery?

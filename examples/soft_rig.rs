@@ -126,7 +126,13 @@ impl Rig for SoftRig {
         }
     }
     fn hold(&self, on: bool) {
+        // Under the lock: a pump that began before has ended.
+        let _pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         self.held.store(on, Ordering::Release);
+    }
+    fn waits(&self) -> bool {
+        // Its buffer is posted, its frame has not been sent.
+        !self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
     fn clear(&self) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();

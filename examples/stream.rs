@@ -72,7 +72,7 @@ impl Plan {
         let reached = |n: &AtomicUsize| n.load(Ordering::Acquire) >= self.chunks() / 2;
         wait(rig, poller, || reached(&self.submitted))?;
         rig.hold(true);
-        wait(rig, poller, || rig.target().gate().in_flight() > 0)
+        wait(rig, poller, || rig.waits())
     }
 }
 
