@@ -227,8 +227,9 @@ impl Queue {
 
     /// Hands frames to the oldest receives, and lets transmits go when the wire has room.
     fn match_frames(&mut self, wire: &Wire) {
+        // One lock for all: a frame that comes meanwhile must not pass the oldest receive for a later one.
+        let mut frames = wire.frames();
         for work in self.work.iter_mut().filter(|w| w.stage == Stage::Waiting) {
-            let mut frames = wire.frames();
             if work.opcode == Some(Opcode::Transmit) {
                 if frames.has_room() {
                     frames.outward.push_back(std::mem::take(&mut work.data));
