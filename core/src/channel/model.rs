@@ -12,11 +12,13 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 const PATIENT: Deadline = Deadline::millis(3_600_000, 3_600_000);
 const CANCEL: Deadline = Deadline::millis(0, 3_600_000);
 
-struct Memory(UnsafeCell<u32>);
+/// The region's memory; true once it is somebody else's.
+struct Memory(UnsafeCell<bool>, AtomicBool);
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,8 +36,17 @@ unsafe impl Send for Memory {}
 impl Memory {
     #[expect(unsafe_code, reason = "the access that loom checks")]
     fn touch(&self) {
-        // SAFETY: 1. loom checks that nobody else does meanwhile.
-        self.0.with_mut(|p| unsafe { *p += 1 });
+        // SAFETY: 1. loom checks that nobody writes meanwhile.
+        if self.0.with(|p| unsafe { *p }) {
+            // Not a panic: the control thread would survive it.
+            self.1.store(true, SeqCst);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "the access that loom checks")]
+    fn reuse(&self) {
+        // SAFETY: 1. loom checks that nobody else touches it meanwhile.
+        self.0.with_mut(|p| unsafe { *p = true });
     }
 }
 
@@ -81,6 +92,15 @@ unsafe impl Engine for Device {
     }
 }
 
+/// A device that was not cancelled goes on with what it has.
+impl Drop for Device {
+    fn drop(&mut self) {
+        for _ in self.queue.drain(..) {
+            self.memory.touch();
+        }
+    }
+}
+
 /// Gives the memory to somebody else when it is unmapped.
 #[derive(Debug)]
 struct Map(Arc<Memory>);
@@ -92,7 +112,7 @@ unsafe impl Mapping for Map {
         Extent { device: 0, cpu: None, len: 8 }
     }
     fn unmap(&self) -> Result<(), MapError> {
-        self.0.touch();
+        self.0.reuse();
         Ok(())
     }
     fn detach(&self) -> Result<(), MapError> {
@@ -117,7 +137,7 @@ impl Rig {
     fn new() -> Rig {
         let fabric = Fabric::builder().manual().regions(1).barrier(BarrierMode::Never).build().unwrap();
         let domain = fabric.domain().unwrap();
-        let memory = Arc::new(Memory(UnsafeCell::new(0)));
+        let memory = Arc::new(Memory(UnsafeCell::new(false), AtomicBool::new(false)));
         let map = Arc::new(Map(memory.clone()));
         let region = fabric.adopt(domain, Class::Host, Access::ReadWrite, map, None, None).unwrap();
         Rig { fabric, memory, domain, region }
@@ -128,6 +148,14 @@ impl Rig {
         let seat = Seat { domain: self.domain, reach: Reach::Shared, gate: None };
         let poller = self.fabric.poller("model");
         self.fabric.place_channel(&poller, engine, ChannelConfig::depth(1), seat).unwrap()
+    }
+
+    /// Nothing is left, and the memory was not touched after its unmap.
+    fn end(self, channel: Channel<Device>) {
+        drop(channel);
+        while self.fabric.turn() {}
+        assert!(self.fabric.inspect().channels.is_empty());
+        assert!(!self.memory.1.load(SeqCst), "touched after the unmap");
     }
 
     /// Revokes the region, to the end.
@@ -171,8 +199,7 @@ fn model_drain() {
             channel
         });
         rig.revoke(PATIENT);
-        drop(owner.join().unwrap());
-        while rig.fabric.turn() {}
+        rig.end(owner.join().unwrap());
     });
 }
 
@@ -188,8 +215,7 @@ fn model_cancel() {
             channel
         });
         rig.revoke(CANCEL);
-        drop(owner.join().unwrap());
-        while rig.fabric.turn() {}
+        rig.end(owner.join().unwrap());
     });
 }
 
@@ -217,8 +243,7 @@ fn model_take_and_give_back() {
         let mut taken = seizure.finish().unwrap();
         taken.retire();
         assert!(taken.give_back().is_ok());
-        drop(owner.join().unwrap());
-        while rig.fabric.turn() {}
+        rig.end(owner.join().unwrap());
     });
 }
 
@@ -247,8 +272,7 @@ fn model_two_takers() {
         let other = thread::spawn(move || take(second, fabric));
         take(erased, rig.fabric.clone());
         other.join().unwrap();
-        drop(channel);
-        while rig.fabric.turn() {}
+        rig.end(channel);
     });
 }
 
@@ -305,7 +329,6 @@ fn model_close_while_taken() {
         taker.join().unwrap();
         let answer = channel.pin().map(|mut pinned| pinned.submit(Op::fence()));
         assert!(matches!(answer, Ok(Submit::Closed(Cause::Reset))), "{answer:?}");
-        drop(channel);
-        while rig.fabric.turn() {}
+        rig.end(channel);
     });
 }

@@ -213,7 +213,8 @@ impl Seizure {
         let word = &channel.line().owner;
         let mut now = word.load(Ordering::Relaxed);
         while now & (owner::TAKEN | owner::CLOSED) == 0 {
-            // Acquire: what an earlier revoker did before it gave it back is ours to see.
+            // Acquire: what an earlier revoker did before it gave it back is ours to see. (The fence of the grace
+            // period would do as well; no model can tell.)
             match word.compare_exchange(now, now | owner::TAKEN, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
                     let line = channel.line().clone();
