@@ -96,6 +96,11 @@ impl Drain {
         }
     }
 
+    /// Does it have one of these channels in hand?
+    pub(crate) fn concerns(&self, channels: &[Arc<dyn Erased>]) -> bool {
+        matches!(&self.stage, Stage::Channels(works, _) if works.iter().any(|work| work.concerns(channels)))
+    }
+
     /// Another revoker is less patient: its deadlines, from now, hold too.
     pub(crate) fn hasten(&mut self, by: Deadline) {
         let age = self.started.elapsed();

@@ -89,6 +89,8 @@ impl Revocation {
                 }
             }
         }
+        // A quiesce ends only when nobody else has the device's channels in hand either.
+        let taken = gate.as_ref().map_or(&[][..], |_| &channels[..]).to_vec();
         let own = (!mine.is_empty() || !channels.is_empty() || gate.is_some()).then(|| {
             let drain = Drain::begin(fabric, mine, channels, gate, why, by);
             Arc::new(Running { drain: Mutex::new(drain) })
@@ -96,6 +98,8 @@ impl Revocation {
         for mut seat in seats {
             seat.clone_from(&own);
         }
+        joined.extend(fabric.running().into_iter().filter(|r| lock(&r.drain).concerns(&taken)));
+        fabric.note_running(own.as_ref());
         for running in &joined {
             lock(&running.drain).hasten(by);
         }

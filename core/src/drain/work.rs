@@ -108,6 +108,17 @@ impl Work {
         matches!(self.stage, Stage::Over)
     }
 
+    /// Does it deal with one of these channels?
+    pub(super) fn concerns(&self, channels: &[Arc<dyn Erased>]) -> bool {
+        !self.is_over() && channels.iter().any(|c| Arc::ptr_eq(c, &self.channel))
+    }
+
+    /// Another drain is about to close the channel, and has not yet.
+    fn is_closing(&self) -> bool {
+        let word = self.channel.line().owner.load(Ordering::Acquire);
+        word & owner::CLOSING != 0 && word & owner::CLOSED == 0
+    }
+
     /// Goes as far as it can without waiting. `flush_now`: every channel of the drain has drained.
     pub(super) fn turn(
         &mut self,
@@ -133,6 +144,15 @@ impl Work {
                     return;
                 }
                 Stage::Seizing(seizure) => {
+                    if seizure.is_none() && !self.close && self.is_closing() {
+                        // Whoever closes it ends what is in it; taking it now would only keep that one out.
+                        self.watch(named, report);
+                        if self.watched.is_empty() && self.flush.is_empty() {
+                            return;
+                        }
+                        self.stage = Stage::Seizing(None);
+                        return self.give_up_if(patience, None, fabric, report);
+                    }
                     let Some(mut seizure) = seizure.or_else(|| Seizure::begin(&self.channel, &fabric.epoch))
                     else {
                         if self.channel.line().owner.load(Ordering::Acquire) & owner::CLOSED != 0 {

@@ -11,7 +11,7 @@ pub(crate) use quarantine::Quarantined;
 pub use snapshot::{ChannelState, Snapshot};
 
 use crate::channel::{Channel, ChannelConfig, Core, Erased, Meta, Reach, Seat, owner};
-use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation};
+use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation, Running};
 use crate::engine::{Engine, Target};
 use crate::epoch::{Epoch, Line};
 use crate::memory::Backing;
@@ -21,7 +21,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::tag::{RegionTag, Shared as SharedTag};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// An address space of devices (one IOAS). Zero is the process itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     channels: Mutex<Vec<Arc<dyn Erased>>>,
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
+    /// Drains that have not ended.
+    running: Mutex<Vec<Weak<Running>>>,
     ids: AtomicU64,
     domains: AtomicU64,
     max_channels: usize,
@@ -71,6 +73,17 @@ impl Shared {
     /// All channels, live, closing and orphaned.
     pub(crate) fn channels(&self) -> Vec<Arc<dyn Erased>> {
         lock(&self.channels).clone()
+    }
+
+    /// Drains that somebody still has.
+    pub(crate) fn running(&self) -> Vec<Arc<Running>> {
+        lock(&self.running).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn note_running(&self, new: Option<&Arc<Running>>) {
+        let mut all = lock(&self.running);
+        all.retain(|running| running.strong_count() > 0);
+        all.extend(new.map(Arc::downgrade));
     }
 
     /// The lines a grace period waits for.

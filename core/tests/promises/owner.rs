@@ -83,7 +83,7 @@ fn a_channel_dropped_while_seized_is_closed_and_off_the_list() {
 }
 
 #[test]
-fn an_orphan_taken_by_a_regions_revoke_is_closed_not_given_back() {
+fn a_revoke_leaves_an_orphan_to_the_drain_that_closes_it() {
     let world = World::new();
     let (mut channel, dev) = world.channel(8);
     let region = world.host("r");
@@ -93,12 +93,35 @@ fn an_orphan_taken_by_a_regions_revoke_is_closed_not_given_back() {
     let mut revoke = region.revoke(Cause::User, CANCEL);
     // Before the background drain of the orphan has had a turn.
     assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
-    assert_eq!(world.fabric.inspect().channels[0].state, "seized");
+    assert_eq!(world.fabric.inspect().channels[0].state, "orphaned");
     dev.set(|s| s.on_cancel = OnCancel::Stops);
-    assert!(revoke.wait().unwrap().is_clean());
+    let report = revoke.wait().unwrap();
+    assert_eq!((report.is_clean(), report.revoked), (true, 1));
     while world.fabric.turn() {}
     assert!(world.fabric.inspect().channels.is_empty());
     assert_eq!(world.log.count("engine dropped"), 1);
+}
+
+#[test]
+fn a_quiesce_takes_over_from_a_patient_revoke_that_holds_the_channel() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()).cookie(4));
+    let mut patient = region.revoke(Cause::User, CANCEL);
+    assert_eq!(patient.turn(), Progress::Pending(Phase::Drain));
+    assert!(channel.pin().is_err(), "seized, for an hour");
+    let quiet = world.nic.quiesce(Cause::Reset, crate::common::FORCE).unwrap().wait().unwrap();
+    assert!(!quiet.report().is_clean());
+    // Nobody is left who could touch the device.
+    assert_eq!(world.fabric.inspect().quarantine.len(), 2);
+    let cancels = world.log.count("cancel");
+    assert!(!patient.wait().unwrap().is_clean());
+    assert_eq!(world.log.count("cancel"), cancels);
+    let ended = poll(&mut channel);
+    assert_eq!((ended[0].cookie, ended[0].status), (4, Status::Revoked));
+    assert!(channel.closed().is_some());
 }
 
 #[test]
