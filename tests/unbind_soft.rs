@@ -318,3 +318,34 @@ fn cca_unmaps_private_mmio_before_stop() {
         ["private_mmio_unmap", "trusted_context_off", "STOP_INTERFACE", "destroy", "verify_unlocked"]
     );
 }
+
+#[test]
+fn a_device_that_was_detached_by_force_does_dma_again_only_after_a_reset() {
+    let bed = Bed::new(15);
+    let window = bed.domain.import(&bed.gpu.export(0, 0..CHUNK).unwrap(), Want::default()).unwrap();
+    let mut channel = bed.channel(4);
+    let pinned = channel.pin().unwrap();
+    let mut quiesce = bed.nic.quiesce(Cause::Doubt, Deadline::millis(0, 1)).unwrap();
+    while quiesce.turn() != tidegate::core::drain::Progress::Done {
+        bed.domain.fabric().turn();
+    }
+    drop(pinned);
+    let quiet = quiesce.wait().unwrap();
+    assert!(matches!(quiet.report().outcome, Outcome::Forced(_)), "{:?}", quiet.report());
+    drop(channel);
+    while bed.domain.fabric().turn() {}
+    quiet.restore();
+    let poller = bed.domain.fabric().poller("test");
+    let queue = tidegate::p2p::engine::softnic::SoftNic::queue(0);
+    let detached = bed.nic.channel(&poller, queue, Default::default());
+    assert!(matches!(detached, Err(tidegate::p2p::device::DeviceError::Detached)), "{detached:?}");
+    let quiet = bed.quiesce(bed.nic.quiesce(Cause::Reset, BY).unwrap(), None, &mut Vec::new());
+    let (_, quiet) = bed.nic.reset(quiet, BY).unwrap();
+    quiet.restore();
+    let mut channel = bed.channel(4);
+    assert!(matches!(post(&mut channel, window.region().handle().span(0..64), 0), Submit::Queued(_)));
+    bed.frame(b'd', 64);
+    assert_eq!(bed.settle(&mut channel).len(), 1);
+    assert_eq!(bed.vram(0, 64), vec![b'd'; 64]);
+    assert_eq!(bed.soft.violations(), []);
+}

@@ -31,7 +31,8 @@ pub(crate) struct Inner<B: Backend> {
     pub(crate) space: Arc<B::Space>,
     pub(crate) iovas: Arc<Mutex<Iovas>>,
     pub(crate) functions: Arc<Mutex<Vec<Weak<B::Function>>>>,
-    gates: Mutex<Vec<Gate>>,
+    /// Of the devices that are open.
+    pub(crate) gates: Mutex<Vec<Gate>>,
 }
 
 impl<B: Backend> std::fmt::Debug for Inner<B> {

@@ -9,7 +9,7 @@ use crate::mapping::map_error;
 use crate::pci::classify_write;
 use std::sync::atomic::Ordering;
 use tidegate_core::tdi::{Event, HostError, Refused};
-use tidegate_core::{Cause, Deadline, QuiesceError, Quiesced, WaitError};
+use tidegate_core::{Cause, Deadline, MapError, QuiesceError, Quiesced, WaitError};
 
 /// A config write happened.
 #[derive(Debug)]
@@ -87,7 +87,8 @@ impl<B: Backend> Device<B> {
     }
 
     /// Resets the function, with the proof that it is quiet. The observer unbinds first. Sleeps, up to 60 s.
-    /// Afterwards restore the proof, make new channels, recover the imports.
+    /// Afterwards restore the proof, make new channels, recover the imports. A function that a forced quiesce cut off
+    /// gets its address space back.
     ///
     /// # Errors
     /// [`ResetError`].
@@ -119,6 +120,7 @@ impl<B: Backend> Device<B> {
                 self.0.stopper.stopped.store(true, Ordering::Release);
                 self.domain().fabric().release(self.gate());
                 self.0.stopper.stopped.store(false, Ordering::Release);
+                self.reattach().map_err(|why| HostError::Os { op: why.op, errno: why.errno })?;
                 Ok(event)
             }
             Err(error) => {
@@ -132,7 +134,19 @@ impl<B: Backend> Device<B> {
         }
     }
 
-    /// Quiesces, lets the observer unbind, and lets go of the device: its exports die, so do clones' imports.
+    /// Gives the function its address space back if a hard stop took it away; after a reset, so that nothing of what
+    /// was stopped goes on.
+    fn reattach(&self) -> Result<(), MapError> {
+        let detached = &self.0.stopper.detached;
+        if detached.load(Ordering::Acquire) {
+            self.function().attach(&self.domain().0.space).map_err(|error| map_error("attach", &error))?;
+            detached.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Quiesces, lets the observer unbind, and lets go of the device. Windows into it are dead and its gate is closed
+    /// for good; the function itself is closed with the last clone, export and import.
     ///
     /// # Errors
     /// [`ConfigError`]; the device stays open.

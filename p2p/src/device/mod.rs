@@ -15,7 +15,7 @@ use crate::pci::config::{command, offset};
 use crate::pci::{Caps, PciAddress};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use tidegate_core::drain::Initiator;
 use tidegate_core::tdi::{Event, Observer, PageTag, TaggedRange, TdiState, TrustDomain};
 use tidegate_core::{
@@ -23,7 +23,8 @@ use tidegate_core::{
     Reach, Seat,
 };
 
-/// An open PCI function. Cheap to clone; closed when the last clone, export and channel are gone.
+/// An open PCI function. Cheap to clone; closed when the last clone, export and claimed queue are gone. Gates, and
+/// proofs that name them, do not hold it open.
 #[derive(Debug)]
 pub struct Device<B: Backend>(Arc<Inner<B>>);
 
@@ -58,9 +59,19 @@ struct Trust {
     tags: Vec<TaggedRange>,
 }
 
-/// The hard stop of a function: without its address space every request of it faults.
+impl<B: Backend> Drop for Inner<B> {
+    fn drop(&mut self) {
+        // A gate that was closed for good must not keep the domain from registering memory.
+        lock(&self.domain.0.gates).retain(|gate| !gate.is(&self.gate));
+    }
+}
+
+/// The hard stop of a function: without its address space every request of it faults. It is as long-lived as the
+/// gate, which stale proofs keep, so it does not keep the function: one that is closed was detached by that.
 struct Stopper<F> {
-    function: Arc<F>,
+    function: Weak<F>,
+    /// It was used, and the address space was not given back since.
+    detached: AtomicBool,
     stopped: AtomicBool,
 }
 
@@ -72,7 +83,10 @@ impl<F> std::fmt::Debug for Stopper<F> {
 
 impl<F: Function> Initiator for Stopper<F> {
     fn detach(&self) -> Result<(), MapError> {
-        self.function.detach().map_err(|error| map_error("detach", &error))
+        let Some(function) = self.function.upgrade() else { return Ok(()) };
+        // Before the call: one that fails may have been done all the same.
+        self.detached.store(true, Ordering::Release);
+        function.detach().map_err(|error| map_error("detach", &error))
     }
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
@@ -86,6 +100,9 @@ pub enum DeviceError {
     /// A TDI that is LOCKED or in ERROR makes no requests.
     #[error("its TDI is {0:?}: it makes no requests")]
     State(TdiState),
+    /// A quiesce that ended by force took its address space away: all its DMA would be lost, without a word.
+    #[error("it was cut off from memory by force: reset it, or close it and attach it again")]
+    Detached,
     /// The driver refused the device.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -106,7 +123,11 @@ impl<B: Backend> Device<B> {
         let old = function.config_read(offset::COMMAND, 2)?;
         let new = old | u32::from(command::MEMORY | command::BUS_MASTER);
         function.config_write(offset::COMMAND, 2, new)?;
-        let stopper = Arc::new(Stopper { function: function.clone(), stopped: AtomicBool::new(false) });
+        let stopper = Arc::new(Stopper {
+            function: Arc::downgrade(&function),
+            detached: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        });
         let gate = domain.fabric().gate(&at.to_string(), Some(stopper.clone()));
         Ok(Device(Arc::new(Inner {
             domain: domain.clone(),
@@ -211,6 +232,9 @@ impl<B: Backend> Device<B> {
             TdiState::Run => Reach::Private,
             state => return Err(DeviceError::State(state)),
         };
+        if self.0.stopper.detached.load(Ordering::Acquire) {
+            return Err(DeviceError::Detached);
+        }
         let engine = driver.open(Resources::new(self))?;
         let seat = Seat { domain: self.0.domain.id(), reach, gate: Some(self.0.gate.clone()) };
         Ok(self.0.domain.fabric().place_channel(on, engine, cfg, seat)?)

@@ -112,7 +112,7 @@ impl<B: Backend> Resources<B> {
         if !lock(taken).insert(queue) {
             return Err(DriverError::Taken { at: self.address(), queue });
         }
-        Ok(Claim { taken: taken.clone(), queue })
+        Ok(Claim { taken: taken.clone(), queue, _function: self.device.function().clone() })
     }
 
     /// Zeroed memory that the device and this process share: rings, completion words. Unmapped when dropped.
@@ -131,13 +131,19 @@ impl<B: Backend> Resources<B> {
 /// Queues of a device that engines have.
 pub(super) type Claims = Arc<Mutex<BTreeSet<u32>>>;
 
-/// A queue of a device, held by one engine; free again when dropped. Leak it with the engine's memory if the device
-/// may still run.
-#[derive(Debug)]
+/// A queue of a device, held by one engine; free again when dropped. It keeps the device open. Leak it with the
+/// engine's memory if the device may still run.
 #[must_use = "dropping it gives the queue back"]
 pub struct Claim {
     taken: Claims,
     queue: u32,
+    _function: Arc<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Claim({})", self.queue)
+    }
 }
 
 impl Drop for Claim {
