@@ -1,4 +1,4 @@
-//! The acceptance list for a responder (facts/tdisp.md section 6). `v1_1` and so on are the case numbers of
+//! The acceptance list for a responder (the cases of the public TEE-IO validator, and more). `v1_1` and so on are the case numbers of
 //! tee-io-validator.
 
 mod common;
