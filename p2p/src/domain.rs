@@ -37,7 +37,7 @@ pub(crate) struct Inner<B: Backend> {
 
 impl<B: Backend> std::fmt::Debug for Inner<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} domain {}", B::NAME, self.id.0)
+        write!(f, "{} domain {}", B::NAME, self.id.number())
     }
 }
 

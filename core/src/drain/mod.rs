@@ -166,3 +166,20 @@ impl Drop for Revocation {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::{Access, Cause, Deadline, Fabric, Memory};
+
+    #[test]
+    fn a_batch_costs_one_grace_period() {
+        let fabric = Fabric::builder().manual().build().unwrap();
+        let memory = Memory::allocate("batch", 4096).unwrap();
+        let regions: Vec<_> =
+            (0..100).map(|_| fabric.register(memory.backing(), Access::Read).unwrap()).collect();
+        let before = fabric.shared.epoch.now();
+        let batch: Vec<_> = regions.iter().map(|r| r.revocable()).collect();
+        assert!(fabric.revoke(&batch, Cause::User, Deadline::default()).wait().unwrap().is_clean());
+        assert_eq!(fabric.shared.epoch.now(), before + 2, "bumped once");
+    }
+}

@@ -87,6 +87,12 @@ impl Epoch {
         }
     }
 
+    /// Now.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn barrier(&self) -> Barrier {
         self.barrier
     }

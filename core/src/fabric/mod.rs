@@ -23,9 +23,16 @@ use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
 use std::sync::{Arc, Weak};
 
-/// An address space of devices (one IOAS). Zero is the process itself.
+/// An address space of devices (one IOAS); made by [`Fabric::domain`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DomainId(pub u16);
+pub struct DomainId(pub(crate) u16);
+
+impl DomainId {
+    /// Its number, for reports.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+}
 
 /// Names a polling thread, for stall reports.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::time::Duration;
 use tidegate_core::drain::Initiator;
 use tidegate_core::engine::{AddressSpace, Cancel, Engine, Flush, Operation, Outcome, Push, Sink, Target};
 use tidegate_core::{
@@ -65,7 +66,7 @@ pub struct State {
     /// Answers `Full` to a push beyond so many.
     pub room: usize,
     /// Stops the next push twice: reached, and allowed to write the descriptor.
-    gate: Option<(Arc<Barrier>, Arc<Barrier>)>,
+    gate: Option<(Arc<Barrier>, Arc<Hold>)>,
 }
 
 /// The device behind a queue; the test's handle to it.
@@ -113,9 +114,10 @@ impl Dev {
         self.state.lock().unwrap().ended.push_back((index, Outcome::Done, 0));
     }
 
-    /// The next push waits for the first barrier before, and for the second one after which it writes.
-    pub fn stop_in_push(&self) -> (Arc<Barrier>, Arc<Barrier>) {
-        let pair = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    /// The next push meets the barrier, then waits until the hold opens before it writes its descriptor. (Ten seconds:
+    /// a test that fails meanwhile must not hang.)
+    pub fn stop_in_push(&self) -> (Arc<Barrier>, Arc<Hold>) {
+        let pair = (Arc::new(Barrier::new(2)), Arc::new(Hold::default()));
         self.state.lock().unwrap().gate = Some(pair.clone());
         pair
     }
@@ -174,7 +176,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
         let gate = self.0.state.lock().unwrap().gate.take();
         if let Some((reached, go)) = gate {
             reached.wait();
-            go.wait();
+            go.wait_some_time();
         }
         let mut state = self.0.state.lock().unwrap();
         if state.unrung.len() + state.running.len() >= state.room {
@@ -268,6 +270,10 @@ impl Hold {
     pub fn open(&self) {
         *self.0.lock().unwrap() = true;
         self.1.notify_all();
+    }
+    pub fn wait_some_time(&self) {
+        let open = self.0.lock().unwrap();
+        let _ = self.1.wait_timeout_while(open, Duration::from_secs(10), |open| !*open).unwrap();
     }
     pub fn wait(&self) {
         let mut open = self.0.lock().unwrap();

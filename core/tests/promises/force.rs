@@ -250,7 +250,7 @@ fn an_owner_stuck_in_its_section_is_never_taken_over_and_its_regions_are_held() 
         for _ in 0..20 {
             assert_eq!(revoke.turn(), Progress::Pending(Phase::Grace));
         }
-        go.wait();
+        go.open();
         let (mut channel, first, second) = poller.join().unwrap();
         assert!(matches!(first, Submit::Queued(_)));
         assert!(matches!(second, Submit::Stale(_)));

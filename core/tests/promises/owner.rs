@@ -40,7 +40,7 @@ fn own_is_the_thread_that_pinned_not_the_one_that_made_the_channel() {
         // Made here, pinned there: this thread may wait. (It gives up on the section, which stays where it is.)
         let report = world.host("third").revoke(Cause::User, crate::common::FORCE).wait().unwrap();
         assert_eq!(report.stalled, ["poller"]);
-        go.wait();
+        go.open();
     });
 }
 
@@ -174,7 +174,7 @@ fn a_parked_channel_is_not_waited_for_and_comes_back() {
         for _ in 0..20 {
             assert_eq!(revoke.turn(), Progress::Pending(Phase::Grace));
         }
-        go.wait();
+        go.open();
     });
 }
 

@@ -66,7 +66,7 @@ fn grace_period_waits_for_a_poller_between_check_and_descriptor() {
             world.fabric.turn();
         }
         assert_eq!(world.log.count("unmap r"), 0);
-        go.wait();
+        go.open();
         let (mut channel, answer) = poller.join().unwrap();
         assert!(matches!(answer, Submit::Queued(_)), "checked before the mark");
         // What it wrote under the old check is counted and waited for.
@@ -277,7 +277,7 @@ fn two_channels_pinned_by_one_thread_are_two_sections() {
         for _ in 0..20 {
             assert_eq!(revoke.turn(), Progress::Pending(Phase::Grace));
         }
-        go.wait();
+        go.open();
         let (mut outer, answer) = poller.join().unwrap();
         assert!(matches!(answer, Submit::Queued(_)));
         assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
