@@ -1,10 +1,13 @@
 //! Real threads: pollers against revokers, with memory that tells. After a clean revoke nothing lands in the
 //! region's memory any more, which is at once given to somebody else.
 
+#![expect(unsafe_code, reason = "an engine that writes to the regions it was given")]
+
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_core::engine::cpu::Cpu;
+use tidegate_core::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
 use tidegate_core::{
     Access, BarrierMode, Cause, ChannelConfig, Completion, Deadline, Fabric, Handle, Memory, Op, Shared,
     Status, Submit,
@@ -16,6 +19,43 @@ const WRITTEN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 const POISON: u64 = 0x00ba_dbad_badb_ad00;
 const REVOKES: u64 = 20_000;
 const TARGETS: usize = 4;
+
+/// Writes while the descriptor is being made: between the check of the region and the moment at which the ring names
+/// it, when nothing but the grace period protects the memory.
+#[derive(Default)]
+struct Eager(VecDeque<u32>);
+
+// SAFETY: 1. only the operand of the accepted operation is written, before `push` returns. 2. nothing runs later.
+unsafe impl Engine for Eager {
+    const SPACE: AddressSpace = AddressSpace::Cpu;
+    const CONFIRMS: bool = false;
+    fn depth(&self) -> u32 {
+        32
+    }
+    fn push(&mut self, index: u32, op: &Operation) -> Push {
+        let Operation::Fill { to, pattern } = *op else { return Push::Unsupported };
+        for at in (0..to.len).step_by(8) {
+            let at = (to.address + at) as *mut u64;
+            // SAFETY: 1. inside the operand, which is aligned and a multiple of 8 bytes long here.
+            unsafe { at.write_volatile(pattern) };
+        }
+        self.0.push_back(index);
+        Push::Taken
+    }
+    fn doorbell(&mut self) {}
+    fn retire(&mut self, sink: &mut Sink<'_>) {
+        while sink.room() > 0 {
+            let Some(index) = self.0.pop_front() else { break };
+            sink.complete(index, Outcome::Done, 0);
+        }
+    }
+    fn cancel(&mut self) -> Cancel {
+        Cancel::Stopped
+    }
+    fn resume(&mut self) -> bool {
+        true
+    }
+}
 
 /// What pollers may use now.
 type Published = Arc<[Mutex<Option<Handle<Shared>>>; TARGETS]>;
@@ -36,7 +76,8 @@ fn run(barrier: BarrierMode, pollers: usize) {
                 (fabric.clone(), published.clone(), &stop, &accepted, &stale);
             s.spawn(move || {
                 let poller = fabric.poller(&format!("poller {n}"));
-                let mut channel = fabric.channel(&poller, Cpu::new(32), ChannelConfig::depth(32)).unwrap();
+                let mut channel =
+                    fabric.channel(&poller, Eager::default(), ChannelConfig::depth(32)).unwrap();
                 let mut out = [Completion::EMPTY; 32];
                 let mut handles = [None; TARGETS];
                 let (mut sent, mut ended) = (0, 0);
