@@ -356,6 +356,20 @@ pub struct Bound {
     pub diary: Arc<Diary>,
 }
 
+/// A TDI that is dropped while it is bound stays watched, and its device open: so it is unbound first.
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if std::thread::panicking() || !self.tdi.host().state().is_bound() {
+            return;
+        }
+        if let Ok(Ok(quiesced)) =
+            self.tdi.host().quiesce(tidegate::core::Cause::Unbind, BY).map(|quiesce| quiesce.wait())
+        {
+            drop(self.tdi.unbind(quiesced, BY).wait());
+        }
+    }
+}
+
 pub fn provider() -> Provider {
     Provider::soft(PlatformKind::Tdx, TrustDomain(1), |_| true)
 }

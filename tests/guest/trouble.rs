@@ -283,9 +283,10 @@ fn everything_is_closed_when_the_last_user_goes() {
     let is_held =
         || matches!(bed.domain.attach(at), Err(DomainError::Backend(BackendError::GroupBusy { .. })));
     let target = bed.attach(IVSHMEM);
-    let bound = bind(&target, &provider(), IVSHMEM.bar, PageTag::Shared, || 0);
+    let mut bound = bind(&target, &provider(), IVSHMEM.bar, PageTag::Shared, || 0);
     let (gate, run) = (target.gate().clone(), bound.run.clone());
-    let quiesced = quiet(&target, Cause::User);
+    let unbind = bound.tdi.unbind(quiet(&target, Cause::User), BY).wait();
+    let UnbindOutcome::Unbound(quiesced) = unbind.outcome else { panic!("{unbind:?}") };
     drop((target, bound));
     assert!(!is_held(), "a gate, a proof and a stale run hold nothing open");
     drop((gate, run, quiesced));
