@@ -223,7 +223,8 @@ impl<E: Engine> Channel<E> {
     }
 
     /// Enters a section. Everything is done through the [`Pinned`]; dropping it rings the doorbell and leaves.
-    /// 7 instructions with membarrier. Keep sections short: a revoke waits for them.
+    /// With membarrier it has no call, lock or fence (`ci/hotpath --list` shows it). Keep sections short: a revoke
+    /// waits for them.
     ///
     /// # Errors
     /// [`Seized`] while a revoke has taken the channel over.
