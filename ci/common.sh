@@ -85,10 +85,11 @@ fetch_unpacked() {
     dpkg-deb -x "$dir/deb/"*.deb "$to"
 }
 
-# A cargo of 1.85 or newer, and a linker.
+# A cargo of 1.85 or newer, a linker, and the C libraries that crates link.
 need_cargo() {
     command -v cargo >/dev/null || need_packages cargo
     command -v cc >/dev/null || need_packages gcc libc6-dev
+    need_packages libhwloc-dev libudev-dev pkg-config
     local version
     version=$(cargo --version | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
     [ "${version:-85}" -ge 85 ] || die "cargo is $(cargo --version), 1.85 or newer is needed: on Debian 13 apt-get install cargo, elsewhere see rustup"
