@@ -92,6 +92,7 @@
 //! * [`Pinned`]: submit, poll, confirm. [`Submit`] and [`Status`]: the answers.
 //! * [`drain`]: the phases of a revoke, both deadlines, quarantine, [`Gate`] and [`Quiesced`].
 //! * [`engine`]: how to drive a device of one's own.
+//! * [`mpsc`]: submitting from threads that own no channel.
 //! * [`tdi`]: the traits between devices and the TDISP coordinator.
 mod cause;
 mod channel;
@@ -100,6 +101,7 @@ pub mod engine;
 mod epoch;
 mod fabric;
 mod memory;
+pub mod mpsc;
 mod op;
 mod region;
 mod sync;

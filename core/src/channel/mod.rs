@@ -298,6 +298,11 @@ impl<E: Engine> Channel<E> {
         }
     }
 
+    /// Tells the channel apart from all others that live.
+    pub(crate) fn line(&self) -> &Arc<CachePadded<Line>> {
+        &self.core.line
+    }
+
     fn peek<R>(&mut self, look: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
         let epoch = enter_slow(&self.fabric, &self.core.line, &mut self.mode);
         let mine = self.core.line.owner.load(Ordering::Acquire) & owner::TAKEN == 0;

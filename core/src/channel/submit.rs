@@ -50,6 +50,12 @@ impl<'a, E: Engine> Pinned<'a, E> {
         (unsafe { cell_mut(&mut self.state) }, &*self.channel)
     }
 
+    /// See [`Channel::line`].
+    #[inline]
+    pub(crate) fn line(&self) -> &std::sync::Arc<crossbeam_utils::CachePadded<crate::epoch::Line>> {
+        self.channel.line()
+    }
+
     /// Checks and queues one operation. One load for each operand's region, its bounds, one descriptor. The
     /// device sees it at the latest when the section ends.
     #[inline]
