@@ -74,8 +74,9 @@ impl Revocation {
         // The locks of all regions are held until the drain is recorded in each of them, in ascending order, so
         // that a racing revoker of any of them finds it and joins.
         let mut sorted: Vec<&Arc<Inner>> = regions.iter().collect();
-        sorted.sort_by_key(|r| r.index);
-        sorted.dedup_by_key(|r| r.index);
+        // By identity, too: a region that is gone and one that has its slot now are two.
+        sorted.sort_by_key(|r| (r.index, Arc::as_ptr(r)));
+        sorted.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let mut joined = earlier;
         let mut mine = Vec::new();
         let mut seats = Vec::new();

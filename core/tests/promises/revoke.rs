@@ -220,6 +220,24 @@ fn a_batch_is_one_drain() {
 }
 
 #[test]
+fn a_batch_with_a_region_that_is_gone_and_the_next_one_in_its_slot_revokes_both() {
+    let world = World::new();
+    let mut gone = Vec::new();
+    // Eight slots: the ninth region has the first one's.
+    for n in 0..9 {
+        let region = world.host(&format!("{n}"));
+        assert!(region.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
+        gone.push(region);
+    }
+    let live = world.host("live");
+    let mut batch: Vec<_> = gone.iter().map(|region| region.revocable()).collect();
+    batch.push(live.revocable());
+    assert!(world.fabric.revoke(&batch, Cause::User, PATIENT).wait().unwrap().is_clean());
+    assert!(live.is_revoked());
+    assert_eq!(world.log.count("unmap live"), 1);
+}
+
+#[test]
 fn a_batch_with_regions_of_another_fabric_revokes_them_too() {
     let (world, other) = (World::threaded(), World::threaded());
     let (mine, theirs) = (world.host("mine"), other.host("theirs"));
