@@ -1,0 +1,357 @@
+//! Devices of the soak. They touch memory at the worst moments that their contract allows, and look at each access
+//! whether that memory's time is over.
+#![expect(
+    unsafe_code,
+    reason = "engines that write to the regions they were given; run by ci/soak and ci/asan"
+)]
+
+use crate::lives::{Life, Rng, Wrong, wrong};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_core::drain::Initiator;
+use tidegate_core::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
+use tidegate_core::{Extent, MapError, Mapping};
+
+/// Words of one region.
+pub(crate) const WORDS: u64 = 512;
+pub(crate) const LEN: u64 = WORDS * 8;
+
+/// Carries out one operation, word by word.
+fn carry_out(who: &str, op: &Operation) -> u32 {
+    match *op {
+        Operation::Fill { to, pattern } => {
+            late(who, op, pattern);
+            for at in (0..to.len).step_by(8) {
+                put(to.address + at, pattern);
+            }
+            to.len as u32
+        }
+        Operation::Copy { from, to } => {
+            for at in (0..to.len).step_by(8) {
+                let word = take(from.address + at);
+                late(who, op, word);
+                put(to.address + at, word);
+            }
+            to.len as u32
+        }
+        _ => 0,
+    }
+}
+
+fn late(who: &str, op: &Operation, pattern: u64) {
+    if Life::of(pattern).is_over() {
+        wrong(Wrong::LateWrite, 1, || {
+            format!("{who} touches {:?} after its revoke: {op:x?}", Life::of(pattern))
+        });
+    }
+}
+
+fn put(address: u64, word: u64) {
+    // SAFETY: 1. inside an operand that the fabric checked and keeps alive until the operation has ended; operands are
+    // whole aligned words here. That this holds is what the soak tries to refute.
+    unsafe { (address as *mut u64).write_volatile(word) };
+}
+
+fn take(address: u64) -> u64 {
+    // SAFETY: 1. as in `put`.
+    unsafe { (address as *const u64).read_volatile() }
+}
+
+/// In the polling thread, in order, of the process. Writes while the descriptor is being made, where only the grace
+/// period protects the memory, and is slow at that now and then.
+#[derive(Debug)]
+pub(crate) struct Eager {
+    ended: VecDeque<(u32, u32)>,
+    rng: Rng,
+}
+
+impl Eager {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Eager { ended: VecDeque::new(), rng }
+    }
+}
+
+// SAFETY: 1. only the operands of `push` are touched, before it returns. 2. nothing runs later. 3. as 2.
+unsafe impl Engine for Eager {
+    const SPACE: AddressSpace = AddressSpace::Cpu;
+    const CONFIRMS: bool = false;
+    fn depth(&self) -> u32 {
+        64
+    }
+    fn push(&mut self, index: u32, op: &Operation) -> Push {
+        match self.rng.below(4096) {
+            0 => std::thread::yield_now(),
+            1..64 => (0..200).for_each(|_| std::hint::spin_loop()),
+            _ => {}
+        }
+        self.ended.push_back((index, carry_out("Eager", op)));
+        Push::Taken
+    }
+    fn doorbell(&mut self) {}
+    fn retire(&mut self, sink: &mut Sink<'_>) {
+        while sink.room() > 0 {
+            let Some((index, len)) = self.ended.pop_front() else { break };
+            sink.complete(index, Outcome::Done, len);
+        }
+    }
+    fn cancel(&mut self) -> Cancel {
+        Cancel::Stopped
+    }
+    fn resume(&mut self) -> bool {
+        true
+    }
+}
+
+/// A device that works when it is looked at: some operations, in any order, the rest another time; now and then it
+/// fails one, reports one twice, or takes its time to stop.
+#[derive(Debug)]
+pub(crate) struct Shuffled {
+    unrung: Vec<(u32, Operation)>,
+    running: Vec<(u32, Operation)>,
+    rng: Rng,
+}
+
+impl Shuffled {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Shuffled { unrung: Vec::new(), running: Vec::new(), rng }
+    }
+}
+
+// SAFETY: 1. only the operands of accepted operations are touched. 2. nothing runs outside of `retire`, and what was
+// retired or cancelled is forgotten. 3. as 2.
+unsafe impl Engine for Shuffled {
+    const SPACE: AddressSpace = AddressSpace::Device;
+    const CONFIRMS: bool = true;
+    fn depth(&self) -> u32 {
+        64
+    }
+    fn push(&mut self, index: u32, op: &Operation) -> Push {
+        if self.rng.one_in(512) {
+            return Push::Full;
+        }
+        self.unrung.push((index, *op));
+        Push::Taken
+    }
+    fn doorbell(&mut self) {
+        self.running.append(&mut self.unrung);
+    }
+    fn retire(&mut self, sink: &mut Sink<'_>) {
+        let some = self.rng.below(64);
+        for _ in 0..some {
+            if sink.room() == 0 || self.running.is_empty() {
+                break;
+            }
+            let at = self.rng.below(self.running.len() as u64) as usize;
+            let (index, op) = self.running.swap_remove(at);
+            if self.rng.one_in(1024) && op.kind().is_some() {
+                sink.complete(index, Outcome::Device(5), 0);
+                continue;
+            }
+            let len = carry_out("Shuffled", &op);
+            sink.complete(index, Outcome::Done, len);
+            if self.rng.one_in(1024) {
+                sink.complete(index, Outcome::Done, len);
+            }
+        }
+    }
+    fn cancel(&mut self) -> Cancel {
+        match self.rng.below(4) {
+            0 => {
+                self.unrung.clear();
+                self.running.clear();
+                Cancel::Stopped
+            }
+            _ => Cancel::Pending,
+        }
+    }
+    fn resume(&mut self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    running: VecDeque<(u32, Operation)>,
+    ended: VecDeque<(u32, u32)>,
+    /// The device is at one now.
+    busy: bool,
+}
+
+/// The far side of a [`Remote`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Far(Arc<Mutex<Queue>>);
+
+impl Far {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out the next operation, on the device's thread. False: there is none.
+    pub(crate) fn work(&self) -> bool {
+        let next = {
+            let mut queue = self.lock();
+            let next = queue.running.pop_front();
+            queue.busy = next.is_some();
+            next
+        };
+        let Some((index, op)) = next else { return false };
+        let len = carry_out("Remote", &op);
+        let mut queue = self.lock();
+        queue.busy = false;
+        queue.ended.push_back((index, len));
+        true
+    }
+
+    /// Nobody else has it any more.
+    pub(crate) fn is_unplugged(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// A device on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    unrung: Vec<(u32, Operation)>,
+    far: Far,
+}
+
+impl Remote {
+    pub(crate) fn new() -> (Remote, Far) {
+        let far = Far::default();
+        (Remote { unrung: Vec::new(), far: far.clone() }, far)
+    }
+}
+
+// SAFETY: 1. only the operands of accepted operations are touched. 2. `Stopped` is said with an empty queue and the
+// device at rest; what was retired has left the queue. 3. dropped only after `Stopped`, or empty.
+unsafe impl Engine for Remote {
+    const SPACE: AddressSpace = AddressSpace::Device;
+    const CONFIRMS: bool = true;
+    fn depth(&self) -> u32 {
+        64
+    }
+    fn push(&mut self, index: u32, op: &Operation) -> Push {
+        self.unrung.push((index, *op));
+        Push::Taken
+    }
+    fn doorbell(&mut self) {
+        self.far.lock().running.extend(self.unrung.drain(..));
+    }
+    fn retire(&mut self, sink: &mut Sink<'_>) {
+        let mut queue = self.far.lock();
+        while sink.room() > 0 {
+            let Some((index, len)) = queue.ended.pop_front() else { break };
+            sink.complete(index, Outcome::Done, len);
+        }
+    }
+    fn cancel(&mut self) -> Cancel {
+        self.unrung.clear();
+        let mut queue = self.far.lock();
+        queue.running.clear();
+        if queue.busy { Cancel::Pending } else { Cancel::Stopped }
+    }
+    fn resume(&mut self) -> bool {
+        true
+    }
+}
+
+/// A device that takes everything and never answers.
+#[derive(Debug)]
+pub(crate) struct Dead;
+
+// SAFETY: 1. it touches nothing. 2. and never says otherwise. 3. as 1.
+unsafe impl Engine for Dead {
+    const SPACE: AddressSpace = AddressSpace::Device;
+    const CONFIRMS: bool = false;
+    fn depth(&self) -> u32 {
+        8
+    }
+    fn push(&mut self, _: u32, _: &Operation) -> Push {
+        Push::Taken
+    }
+    fn doorbell(&mut self) {}
+    fn retire(&mut self, _: &mut Sink<'_>) {}
+    fn cancel(&mut self) -> Cancel {
+        Cancel::Impossible
+    }
+    fn resume(&mut self) -> bool {
+        false
+    }
+}
+
+/// Stops when detached.
+#[derive(Debug, Default)]
+pub(crate) struct HardStop(AtomicBool);
+
+impl Initiator for HardStop {
+    fn detach(&self) -> Result<(), MapError> {
+        self.0.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+    fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Heap memory that devices of the process reach at its own address. Freed by the allocator, so that AddressSanitizer
+/// sees who comes too late.
+#[derive(Debug)]
+pub(crate) struct Buffer(NonNull<[u64]>);
+
+// SAFETY: 1. owned memory without thread affinity, reached by volatile accesses only.
+unsafe impl Send for Buffer {}
+// SAFETY: 1. as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    pub(crate) fn new() -> Arc<Buffer> {
+        let words = vec![0_u64; WORDS as usize].into_boxed_slice();
+        Arc::new(Buffer(NonNull::from(Box::leak(words))))
+    }
+
+    fn address(&self, word: u64) -> u64 {
+        debug_assert!(word < WORDS);
+        self.0.cast::<u64>().as_ptr() as u64 + word * 8
+    }
+
+    pub(crate) fn get(&self, word: u64) -> u64 {
+        take(self.address(word))
+    }
+
+    pub(crate) fn set(&self, word: u64, value: u64) {
+        put(self.address(word), value);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: 1. it came from `Box::leak`, and this is its only owner's end.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// A [`Buffer`] in the devices' address space.
+#[derive(Debug)]
+pub(crate) struct Mapped(pub(crate) Arc<Buffer>);
+
+// SAFETY: 1. the buffer lives as long as the mapping; no reference points into it. 2. devices here reach it through
+// operations only, which have ended. 3. as 2.
+unsafe impl Mapping for Mapped {
+    fn extent(&self) -> Extent {
+        Extent { device: self.0.address(0), cpu: Some(self.0.0.cast()), len: LEN }
+    }
+    fn unmap(&self) -> Result<(), MapError> {
+        Ok(())
+    }
+    fn detach(&self) -> Result<(), MapError> {
+        Ok(())
+    }
+    fn read_back(&self) -> bool {
+        true
+    }
+    fn stopped(&self) -> bool {
+        true
+    }
+}
