@@ -29,7 +29,7 @@ pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
 use crate::Cause;
 use crate::drain::Gate;
 use crate::engine::{AddressSpace, Engine};
-use crate::epoch::{Line, this_thread};
+use crate::epoch::Line;
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
 use crate::region::table::word;
@@ -231,7 +231,6 @@ impl<E: Engine> Channel<E> {
     #[inline]
     pub fn pin(&mut self) -> Result<Pinned<'_, E>, Seized> {
         let line = &*self.core.line;
-        line.thread.store(this_thread(), Ordering::Relaxed);
         let epoch = if self.mode == 0 {
             self.fabric.epoch.enter(line, false)
         } else {

@@ -68,6 +68,13 @@ impl Barrier {
         fence(Ordering::SeqCst);
     }
 
+    /// After the kernel said that a thread is gone: what it did is seen from here on, and so is whoever entered a
+    /// section after it. False if the kernel refused.
+    pub(crate) fn after_death(self) -> bool {
+        fence(Ordering::SeqCst);
+        self.heavy()
+    }
+
     /// Makes every thread of the process pass a full barrier. False if the kernel refused: then a slot seen idle
     /// proves nothing.
     pub(crate) fn heavy(self) -> bool {

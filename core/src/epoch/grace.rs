@@ -1,5 +1,6 @@
 //! The grace period at two speeds.
 
+use super::thread::Pinner;
 use super::{ACTIVE, Epoch, Line};
 use crate::sync::Ordering;
 use crossbeam_utils::CachePadded;
@@ -10,11 +11,13 @@ use std::time::{Duration, Instant};
 /// passes within its turn).
 const SPIN: Duration = Duration::from_micros(2);
 
+type Slot = Arc<CachePadded<Line>>;
+
 /// A grace period under way: over when no section that began before its bump is still inside.
 #[derive(Debug)]
 pub(crate) struct Grace {
     target: u64,
-    pending: Vec<Arc<CachePadded<Line>>>,
+    pending: Vec<Slot>,
     speed: Speed,
 }
 
@@ -64,10 +67,43 @@ impl Grace {
         // Read again after the barrier: idle seen before it proves nothing.
         self.pending.retain(|line| {
             let slot = line.slot.load(Ordering::Acquire);
-            let past = slot & !ACTIVE >= target || (idle_counts && slot & ACTIVE == 0);
+            let past = slot & !ACTIVE >= target || (idle_counts && (slot & ACTIVE == 0 || line.is_dead()));
             !past
         });
         self.pending.is_empty()
+    }
+
+    /// Counts sections whose thread died in them as past, and returns those: the line, and who it was. `is_gone`:
+    /// does the kernel say so ([`Pinner::is_gone`])? Some system calls for each line still waited for; at most one
+    /// barrier.
+    ///
+    /// A dead thread accepts nothing any more. That it is *its* section is what the second look at the line is for:
+    /// whoever got the channel from it and pinned it since has announced itself before (E3), and either that is
+    /// visible after the barrier, or that section sees our marks. What the dead thread did last happens before the
+    /// barrier's end (see [`Pinner::is_gone`]).
+    #[cold]
+    pub(crate) fn bury(&mut self, epoch: &Epoch, is_gone: impl Fn(Pinner) -> bool) -> Vec<(Slot, Pinner)> {
+        // Before the slow phase nothing says that the line shows who is in the section.
+        if !matches!(self.speed, Speed::Slow { .. }) {
+            return Vec::new();
+        }
+        let who = |line: &Slot| Some((line.clone(), Pinner::of(line))).filter(|(_, who)| is_gone(*who));
+        let mut gone: Vec<_> = self.pending.iter().filter_map(who).collect();
+        if gone.is_empty() || !epoch.barrier.after_death() {
+            return Vec::new();
+        }
+        gone.retain(|(line, who)| Pinner::of(line) == *who);
+        for (line, who) in &gone {
+            // Release: who reads it has what the dead thread did.
+            line.dead.store(who.serial, Ordering::Release);
+        }
+        self.pending.retain(|line| !gone.iter().any(|(dead, _)| Arc::ptr_eq(dead, line)));
+        gone
+    }
+
+    /// The epoch it waits for.
+    pub(crate) fn target(&self) -> u64 {
+        self.target
     }
 
     /// One barrier for all revokers that bumped before it began.

@@ -20,10 +20,12 @@ mod barrier;
 mod grace;
 #[cfg(all(test, loom))]
 mod model;
+pub(crate) mod thread;
 
 pub(crate) use barrier::Barrier;
 pub use barrier::BarrierMode;
 pub(crate) use grace::Grace;
+pub(crate) use thread::this_thread;
 
 use crate::sync::{AtomicU64, Ordering, fence, light_barrier};
 use crossbeam_utils::CachePadded;
@@ -48,13 +50,10 @@ pub(crate) struct Line {
     pub(crate) oldest: AtomicU64,
     /// Thread of the last section ([`this_thread`]), so that a thread can tell its own.
     pub(crate) thread: AtomicU64,
-}
-
-/// A number that no two living threads share: an address in its own storage. Two instructions.
-#[inline(always)]
-pub(crate) fn this_thread() -> u64 {
-    thread_local!(static HERE: u8 = const { 0 });
-    HERE.with(|here| std::ptr::from_ref(here).addr() as u64)
+    /// That thread in the kernel's words: see [`thread`].
+    pub(crate) kernel: AtomicU64,
+    /// A thread that died inside a section: what it announced is past. Written by revokers.
+    pub(crate) dead: AtomicU64,
 }
 
 impl Line {
@@ -64,8 +63,16 @@ impl Line {
             owner: AtomicU64::new(0),
             submitted: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
-            thread: AtomicU64::new(0),
+            thread: AtomicU64::new(thread::NOBODY),
+            kernel: AtomicU64::new(0),
+            dead: AtomicU64::new(0),
         })
+    }
+
+    /// Did the thread of the last section die in it? Only after a barrier.
+    fn is_dead(&self) -> bool {
+        // Acquire: what that thread did happens before what we do.
+        self.thread.load(Ordering::Acquire) == self.dead.load(Ordering::Acquire)
     }
 }
 
@@ -114,6 +121,10 @@ impl Epoch {
     /// [`Barrier::needs_fence`].
     #[inline(always)]
     pub(crate) fn enter(&self, line: &Line, fenced: bool) -> u64 {
+        // In models a thread is who the model says (its own announcements are the model's).
+        if !cfg!(loom) && line.thread.load(Ordering::Relaxed) != this_thread() {
+            thread::announce(line);
+        }
         // Acquire: whoever announces the new epoch has seen the mark that came before the bump (E2).
         let epoch = self.now.load(Ordering::Acquire);
         line.slot.store(epoch | ACTIVE, Ordering::Release);

@@ -274,3 +274,42 @@ fn model_channel_made_meanwhile() {
         reader.join().unwrap();
     });
 }
+
+/// An owner dies inside its section; whoever got its channel pins it. The dead section is past once the kernel said so
+/// (a flag behind a full barrier, as `exit_mm` has it), the other one's is not.
+#[test]
+fn model_dead_owner() {
+    use crate::sync::{AtomicU64, fence};
+    loom::model(|| {
+        let rig = Rig::new(Barrier::Fence, 1, true);
+        let gone = Arc::new(AtomicU64::new(0));
+        let (reader, flag) = (rig.clone(), gone.clone());
+        let reader = thread::spawn(move || {
+            reader.line.thread.store(1, Ordering::Release);
+            let _ = reader.enter(&reader.line);
+            reader.touch(0);
+            // Never left. Its heir:
+            let heir = reader.clone();
+            let heir = thread::spawn(move || {
+                heir.line.thread.store(2, Ordering::Release);
+                heir.section(&heir.line);
+            });
+            fence(Ordering::SeqCst);
+            flag.store(1, Ordering::Relaxed);
+            heir.join().unwrap();
+        });
+        let mut grace = rig.begin(0);
+        for _ in 0..3 {
+            let over = grace.turn(&rig.epoch) || {
+                grace.bury(&rig.epoch, |who| who.serial == 1 && gone.load(Ordering::Relaxed) == 1);
+                grace.pending().is_empty()
+            };
+            if over {
+                rig.reuse(0);
+                break;
+            }
+            thread::yield_now();
+        }
+        reader.join().unwrap();
+    });
+}
