@@ -77,14 +77,14 @@ impl Grace {
     /// does the kernel say so ([`Pinner::is_gone`])? Some system calls for each line still waited for; at most one
     /// barrier.
     ///
-    /// A dead thread accepts nothing any more. That it is *its* section is what the second look at the line is for:
-    /// whoever got the channel from it and pinned it since has announced itself before (E3), and either that is
-    /// visible after the barrier, or that section sees our marks. What the dead thread did last happens before the
-    /// barrier's end (see [`Pinner::is_gone`]).
+    /// A dead thread accepts nothing any more. That it is *its* section follows from the barrier that went before:
+    /// whoever got the channel from it and pinned it since announced itself first (E3), so either that is seen here,
+    /// or that section sees our marks. What the dead thread did last happens before the end of the second barrier
+    /// (see [`Pinner::is_gone`]). The second look refuses a line that changed hands while it was read.
     #[cold]
     pub(crate) fn bury(&mut self, epoch: &Epoch, is_gone: impl Fn(Pinner) -> bool) -> Vec<(Slot, Pinner)> {
-        // Before the slow phase nothing says that the line shows who is in the section.
-        if !matches!(self.speed, Speed::Slow { .. }) {
+        // Without a barrier nothing says that the line shows who is in the section.
+        if !matches!(self.speed, Speed::Slow { idle_counts: true }) {
             return Vec::new();
         }
         let who = |line: &Slot| Some((line.clone(), Pinner::of(line))).filter(|(_, who)| is_gone(*who));
