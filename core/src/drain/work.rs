@@ -41,6 +41,16 @@ enum Stop {
     Refused,
 }
 
+/// The windows that a channel wrote since they were last flushed. Of a channel that closes all must be flushed, not only
+/// what is being revoked: also windows that another drain is revoking (that one finds the channel closed, and the
+/// window flushed).
+fn written(channel: &dyn Erased, fabric: &Shared) -> Vec<Target> {
+    match channel.names().dirty() {
+        Some(dirty) => dirty.into_iter().filter_map(|r| fabric.window_at(r)).collect(),
+        None => fabric.live_windows(channel.meta()),
+    }
+}
+
 /// What a drain has to do with one channel.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -75,13 +85,7 @@ impl Work {
         let mut flush: Vec<Target> =
             windows.iter().filter(|(region, _)| names.is_dirty(*region)).map(|(_, t)| *t).collect();
         if close {
-            // Everything the device wrote must have arrived, not only what is being revoked here: also windows that
-            // another drain is revoking (that one finds the channel closed, and the window flushed).
-            let dirty = match names.dirty() {
-                Some(dirty) => dirty.into_iter().filter_map(|r| fabric.window_at(r)).collect(),
-                None => fabric.live_windows(channel.meta()),
-            };
-            for target in dirty {
+            for target in written(&*channel, fabric) {
                 if !flush.iter().any(|t| t.region == target.region) {
                     flush.push(target);
                 }
@@ -209,7 +213,7 @@ impl Work {
                 },
                 Stage::Flushing(mut taken, n, under_way) => {
                     let Some(window) = self.flush.get(n).copied() else {
-                        self.end_flush(taken, report);
+                        self.end_flush(taken, fabric, report);
                         continue;
                     };
                     let mut way = under_way.unwrap_or_else(|| taken.begin_flush(&window));
@@ -298,7 +302,7 @@ impl Work {
         self.watched.clear();
     }
 
-    fn end_flush(&mut self, mut taken: Taken, report: &mut Report) {
+    fn end_flush(&mut self, mut taken: Taken, fabric: &Shared, report: &mut Report) {
         let flushed: Vec<u32> = self.flush.iter().map(|t| t.region).collect();
         // Whatever came of it: these windows go, and their slots will be others'.
         taken.settle(&|region| flushed.contains(&region), self.proved);
@@ -311,8 +315,13 @@ impl Work {
         }
         match taken.give_back() {
             Ok(()) => self.stage = Stage::Over,
-            // Its owner dropped it.
-            Err(taken) => self.stage = Stage::Closing(taken),
+            // Its owner dropped it: what it wrote to other windows must arrive before it goes.
+            Err(taken) => {
+                self.close = true;
+                self.flush = written(&*self.channel, fabric);
+                self.stage =
+                    if self.flush.is_empty() { Stage::Closing(taken) } else { Stage::Cancelling(taken) };
+            }
         }
     }
 

@@ -83,6 +83,34 @@ fn a_channel_dropped_while_seized_is_closed_and_off_the_list() {
 }
 
 #[test]
+fn a_channel_dropped_while_seized_has_flushed_every_window_that_it_wrote() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (revoked, other) = (world.window("revoked"), world.window("other"));
+    for window in [&revoked, &other] {
+        let _ = channel.pin().unwrap().submit(Op::fill(window.span(), 1));
+        dev.complete(0, Outcome::Done);
+    }
+    assert_eq!(poll(&mut channel).len(), 2);
+    // And one in flight, which is stopped before the other window is flushed.
+    let _ = channel.pin().unwrap().submit(Op::fill(other.span(), 1));
+    dev.set(|s| s.read_back_hangs = true);
+    let mut revoke = revoked.revoke(Cause::User, PATIENT);
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::WindowFlush));
+    drop(channel);
+    dev.set(|s| s.read_back_hangs = false);
+    // The read-back that hung; the one of the other window ends at once.
+    let hung = dev.see(|s| s.running.len() - 1);
+    dev.complete(hung, Outcome::Done);
+    assert!(revoke.wait().unwrap().is_clean());
+    assert_eq!((world.log.count("readback 0"), world.log.count("readback 1")), (1, 1));
+    assert!(dev.see(|s| s.posted.is_empty()));
+    assert!(world.log.at("cancel") < world.log.at("readback 1"));
+    assert!(other.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
+    world.assert_no_violation();
+}
+
+#[test]
 fn a_revoke_leaves_an_orphan_to_the_drain_that_closes_it() {
     let world = World::new();
     let (mut channel, dev) = world.channel(8);
