@@ -149,7 +149,15 @@ impl Revocation {
 
     pub(crate) fn join(&mut self) -> Result<(), WaitError> {
         let fabric = self.fabric.clone();
-        wait::until(&fabric, || self.turn() == Progress::Done)
+        let mut turns = 0_u32;
+        wait::until(&fabric, || {
+            turns = turns.wrapping_add(1);
+            if turns % 64 == 0 {
+                // Another drain may hold a channel that this one needs, and whoever has it may not be turning it.
+                fabric.running().into_iter().for_each(|running| fabric.control.carry(running));
+            }
+            self.turn() == Progress::Done
+        })
     }
 
     /// Every drain that has to end.

@@ -3,7 +3,7 @@
 use crate::common::{CANCEL, OnCancel, PATIENT, World, poll};
 use tidegate_core::drain::{Phase, Progress};
 use tidegate_core::engine::Outcome;
-use tidegate_core::{Cause, Op, Status, Submit, WaitError};
+use tidegate_core::{Cause, Deadline, Op, Status, Submit, WaitError};
 
 #[test]
 fn a_wait_under_ones_own_pin_is_an_error_at_once() {
@@ -108,6 +108,24 @@ fn a_channel_dropped_while_seized_has_flushed_every_window_that_it_wrote() {
     assert!(world.log.at("cancel") < world.log.at("readback 1"));
     assert!(other.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
     world.assert_no_violation();
+}
+
+#[test]
+fn a_wait_is_not_held_up_by_a_revoke_that_has_the_channel_and_that_nobody_turns() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (held, region) = (world.host("held"), world.host("r"));
+    for region in [&held, &region] {
+        let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    }
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let mut idle = held.revoke(Cause::User, CANCEL);
+    assert_eq!(idle.turn(), Progress::Pending(Phase::Drain));
+    assert!(channel.pin().is_err(), "it has the channel");
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    let report = region.revoke(Cause::User, Deadline::millis(0, 5000)).wait().unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(idle.turn(), Progress::Done);
 }
 
 #[test]
