@@ -5,7 +5,7 @@ use crate::lanes::{Kind, Ledger};
 use crate::lives::{DONE, Rng, Wrong, add, wrong};
 use crate::round::{World, settle};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tidegate_core::engine::cpu::Cpu;
 use tidegate_core::mpsc::{Answer, Inbox, InboxConfig, Refused, Sent, Submitter};
@@ -167,12 +167,11 @@ pub(crate) fn inbox(world: &Arc<World>, stream: u64) {
         add(&DONE.channels, 1);
         let mut inbox = Inbox::new(&channel, InboxConfig::window(16));
         let turns = rng.below(3000);
-        let over = AtomicBool::new(false);
         std::thread::scope(|s| {
             for n in 0..2 {
-                let (submitter, over) = (inbox.submitter(), &over);
+                let submitter = inbox.submitter();
                 let rng = Rng::new(rng.next(), n);
-                s.spawn(move || submit(world, submitter, rng, over));
+                s.spawn(move || submit(world, submitter, rng));
             }
             let mut out = [Completion::EMPTY; 32];
             for turn in 0..turns {
@@ -193,12 +192,11 @@ pub(crate) fn inbox(world: &Arc<World>, stream: u64) {
                 }
             }
             drop(inbox);
-            over.store(true, Ordering::Relaxed);
         });
     }
 }
 
-fn submit(world: &World, mut submitter: Submitter, mut rng: Rng, over: &AtomicBool) {
+fn submit(world: &World, mut submitter: Submitter, mut rng: Rng) {
     let (mut ledger, mut lives) = (Ledger::new(), Vec::new());
     let mut out = [Answer::EMPTY; 16];
     for turn in 0_u64.. {
@@ -206,7 +204,6 @@ fn submit(world: &World, mut submitter: Submitter, mut rng: Rng, over: &AtomicBo
             world.lives(Kind::Process, &mut lives);
             std::thread::yield_now();
         }
-        let mut closed = false;
         for _ in 0..rng.below(8) {
             if lives.is_empty() {
                 break;
@@ -215,10 +212,11 @@ fn submit(world: &World, mut submitter: Submitter, mut rng: Rng, over: &AtomicBo
             let Some(cookie) = ledger.cookie() else { break };
             match submitter.submit(live.operation(&mut rng).cookie(cookie)) {
                 Sent::Queued => ledger.accepted(cookie, Some(live.life)),
-                Sent::Full => break,
-                Sent::Closed => closed = true,
+                Sent::Full | Sent::Closed => break,
             }
         }
+        // Before the poll: then one that finds nothing was the last.
+        let closed = submitter.is_closed();
         let n = submitter.poll(&mut out);
         for answer in &out[..n] {
             let Some(life) = ledger.ended(answer.cookie) else { continue };
@@ -236,7 +234,7 @@ fn submit(world: &World, mut submitter: Submitter, mut rng: Rng, over: &AtomicBo
             wrong(Wrong::Other, u64::from(!fair), || format!("{answer:?}"));
             add(&DONE.operations, u64::from(answer.result.is_ok()));
         }
-        if n == 0 && (closed || over.load(Ordering::Relaxed)) && submitter.is_closed() {
+        if n == 0 && closed {
             break;
         }
     }
