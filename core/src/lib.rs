@@ -93,6 +93,7 @@
 //! * [`drain`]: the phases of a revoke, both deadlines, quarantine, [`Gate`] and [`Quiesced`].
 //! * [`engine`]: how to drive a device of one's own.
 //! * [`mpsc`]: submitting from threads that own no channel.
+//! * [`memory`]: huge pages, NUMA nodes, locking; pools of buffers. [`topology`]: which node a device or CPU is on.
 //! * [`tdi`]: the traits between devices and the TDISP coordinator.
 mod cause;
 mod channel;
@@ -100,13 +101,14 @@ pub mod drain;
 pub mod engine;
 mod epoch;
 mod fabric;
-mod memory;
+pub mod memory;
 pub mod mpsc;
 mod op;
 mod region;
 mod sync;
 mod tag;
 pub mod tdi;
+pub mod topology;
 
 pub use cause::{Cause, Deadline};
 pub use channel::{Channel, ChannelConfig, Counters, Pinned, Reach, Seat, Seized, Unconfirmable};

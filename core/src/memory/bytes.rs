@@ -1,15 +1,15 @@
-//! Host memory for DMA: memfds, mapped once, seen only through volatile copies.
+//! The memory and its bytes.
 #![expect(
     unsafe_code,
-    reason = "maps memfds and reads memory that devices write; tests below, and ASAN in ci/test"
+    reason = "reads and writes memory that devices write; tests below, and ASAN in ci/test"
 )]
 
+use super::map::Map;
+use super::{MemoryBuilder, MemoryError};
 use crate::Access;
-use memmap2::{MmapOptions, MmapRaw};
-use std::ffi::CString;
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -19,11 +19,19 @@ use std::sync::Arc;
 /// # Invariants
 /// - **M1** No Rust reference into the mapping exists, ever: bytes move by volatile accesses on raw pointers, so
 ///   a device may write at any time.
-/// - **M2** The file is sealed against shrinking, so the mapping never faults.
+/// - **M2** The file is sealed against shrinking, so the mapping never faults; of hugetlb all pages are there before
+///   anybody gets the memory, since one that can't be had later is a SIGBUS.
+///
+/// A child that is forked does not get the mapping (MADV_DONTFORK, checked): it could not write it without tearing it
+/// from the pages that devices know, and must not see what they write.
 #[derive(Debug)]
 pub struct Memory {
-    file: File,
-    map: MmapRaw,
+    pub(super) file: File,
+    pub(super) map: Map,
+    /// Bytes of a page of the file.
+    pub(super) page: u64,
+    /// What was tried first, and why it did not work.
+    pub(super) tried: Vec<MemoryError>,
 }
 
 /// A range of a [`Memory`] that a region is made of.
@@ -33,65 +41,22 @@ pub struct Backing {
     pub(crate) range: Range<u64>,
 }
 
-/// Memory could not be made or reached.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MemoryError {
-    /// A system call failed. ENOMEM of mmap: raise the memlock limit or the size of memory.
-    #[error("{op}: errno {errno}")]
-    Os {
-        /// The call.
-        op: &'static str,
-        /// The errno.
-        errno: i32,
-    },
-    /// Out of bounds, or zero bytes.
-    #[error("{at:#x}+{len:#x} is outside memory of {size:#x} bytes, or empty")]
-    Range {
-        /// Start.
-        at: u64,
-        /// Bytes.
-        len: u64,
-        /// Bytes there are.
-        size: u64,
-    },
-}
-
-fn os(op: &'static str) -> MemoryError {
-    MemoryError::Os { op, errno: std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }
-}
-
 impl Memory {
-    /// Allocates `len` bytes (rounded up to whole pages), zeroed. Four system calls.
+    /// Allocates `len` bytes (rounded up to whole pages), zeroed, on plain pages that come when they are first touched.
+    /// Five system calls.
     ///
     /// # Errors
-    /// errno of memfd_create, ftruncate, fcntl or mmap; zero bytes.
+    /// errno of memfd_create, ftruncate, fcntl, mmap or madvise; zero bytes.
     pub fn allocate(name: &str, len: u64) -> Result<Arc<Memory>, MemoryError> {
-        let page = page_size();
-        let size = len.checked_add(page - 1).map(|n| n & !(page - 1)).filter(|n| *n > 0);
-        let Some(size) = size else { return Err(MemoryError::Range { at: 0, len, size: 0 }) };
-        let name = CString::new(name.replace('\0', "_")).unwrap_or_default();
-        // SAFETY: 1. `name` is a NUL-terminated string that outlives the call.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-        if fd < 0 {
-            return Err(os("memfd_create"));
-        }
-        // SAFETY: 1. the kernel just gave us this fd; nobody else owns it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        file.set_len(size).map_err(|_| os("ftruncate"))?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
-        // SAFETY: 1. fcntl on a fd we own; F_ADD_SEALS takes an integer.
-        if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } < 0 {
-            return Err(os("F_ADD_SEALS"));
-        }
-        let map = MmapOptions::new().len(size as usize).map_raw(&file).map_err(|_| os("mmap"))?;
-        // A child must not hold pages that a device writes. Best effort: the mapping is right without it.
-        // SAFETY: 1. the range is the mapping just made. 2. MADV_DONTFORK changes no byte of it.
-        unsafe { libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_DONTFORK) };
-        Ok(Arc::new(Memory { file, map }))
+        Memory::builder().name(name).len(len).build()
     }
 
-    /// Bytes, a multiple of the page size.
+    /// How to ask for huge pages, a node, populating, locking. Nothing happens before [`MemoryBuilder::build`].
+    pub fn builder() -> MemoryBuilder {
+        MemoryBuilder::default()
+    }
+
+    /// Bytes, a multiple of the page size of what was got: of 2 MiB or 1 GiB where huge pages were tried.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> u64 {
         self.map.len() as u64
@@ -187,7 +152,7 @@ impl Memory {
     fn word(&self, at: u64, bytes: u64) -> Option<*mut u8> {
         (at % bytes == 0 && at.checked_add(bytes)? <= self.len()).then(|| {
             // SAFETY: 1. `at + bytes` is within the mapping.
-            unsafe { self.map.as_mut_ptr().add(at as usize) }
+            unsafe { self.map.base().as_ptr().add(at as usize) }
         })
     }
 
@@ -195,7 +160,7 @@ impl Memory {
         match at.checked_add(len) {
             Some(end) if len > 0 && end <= self.len() => {
                 // SAFETY: 1. `at < end <= len` of the mapping.
-                Ok(unsafe { self.map.as_mut_ptr().add(at as usize) })
+                Ok(unsafe { self.map.base().as_ptr().add(at as usize) })
             }
             _ => Err(MemoryError::Range { at, len, size: self.len() }),
         }
@@ -216,9 +181,8 @@ impl Backing {
 
     /// Where the CPU finds it.
     pub fn cpu(&self) -> NonNull<u8> {
-        let base = NonNull::new(self.memory.map.as_mut_ptr()).unwrap_or(NonNull::dangling());
         // SAFETY: 1. `range` was checked against the mapping when the backing was made.
-        unsafe { base.add(self.range.start as usize) }
+        unsafe { self.memory.map.base().add(self.range.start as usize) }
     }
 
     pub(crate) fn place(&self, access: Access) -> crate::region::table::Place {

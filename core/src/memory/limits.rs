@@ -1,0 +1,179 @@
+//! What the system grants: huge pages, locked memory, memory of a node.
+#![expect(unsafe_code, reason = "getrlimit; tests below")]
+
+use super::{MemoryError, PageSize};
+use crate::topology::NodeId;
+use std::path::Path;
+
+/// Where the policy for shared memory (memfds too) stands.
+pub(super) const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// The memlock limit of this process and what counts against it.
+///
+/// mlock, io_uring's registered buffers and iommufd's mappings charge it, each its own way; a process with CAP_IPC_LOCK
+/// is not held to it by mlock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memlock {
+    /// The soft limit in bytes; `u64::MAX` is no limit.
+    pub limit: u64,
+    /// Bytes locked by mlock now (`VmLck` of /proc/self/status).
+    pub locked: u64,
+}
+
+impl Memlock {
+    /// Reads both. Two system calls and a small file.
+    pub fn now() -> Memlock {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: 1. `limit` is a valid place for the answer.
+        let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).and_then(kib).unwrap_or(0);
+        Memlock { limit: if code == 0 { limit.rlim_cur } else { u64::MAX }, locked }
+    }
+
+    /// The error for a call that wanted `needed` more bytes and got `errno`: [`MemoryError::Memlock`] where the limit
+    /// explains it, else the errno. For device layers and engines whose calls charge the limit.
+    pub fn explain(op: &'static str, errno: i32, needed: u64) -> MemoryError {
+        let now = Memlock::now();
+        let beyond = now.locked.saturating_add(needed) > now.limit;
+        match errno {
+            libc::ENOMEM | libc::EPERM | libc::EAGAIN if beyond => {
+                MemoryError::Memlock { needed, locked: now.locked, limit: now.limit }
+            }
+            _ => MemoryError::Os { op, errno },
+        }
+    }
+}
+
+/// `  1234 kB` in bytes.
+pub(super) fn kib(field: &str) -> Option<u64> {
+    field.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The error, if fewer than `needed` huge pages are free below `root` ("/"), on `node` where one is named.
+pub(super) fn shortage(
+    root: &Path,
+    size: PageSize,
+    node: Option<NodeId>,
+    needed: u64,
+) -> Option<MemoryError> {
+    let pool = format!("hugepages-{}kB", size.bytes() / 1024);
+    let global = format!("sys/kernel/mm/hugepages/{pool}");
+    if !root.join(&global).is_dir() {
+        return Some(MemoryError::NoSuchPages { size, file: format!("/{global}") });
+    }
+    let number = |dir: &str, name: &str| -> u64 {
+        let text = std::fs::read_to_string(root.join(dir).join(name)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    // A node's directory has no reservations and no overcommit: those are the machine's.
+    let promised = number(&global, "resv_hugepages");
+    let room =
+        number(&global, "nr_overcommit_hugepages").saturating_sub(number(&global, "surplus_hugepages"));
+    let machine = (number(&global, "free_hugepages") + room).saturating_sub(promised);
+    let (dir, free) = match node {
+        None => (global, machine),
+        Some(node) => {
+            let dir = format!("sys/devices/system/node/node{node}/hugepages/{pool}");
+            let free = number(&dir, "free_hugepages").min(machine);
+            (dir, free)
+        }
+    };
+    let write = number(&dir, "nr_hugepages").saturating_add(needed.saturating_sub(free));
+    let file = format!("/{dir}/nr_hugepages");
+    (free < needed).then_some(MemoryError::HugePages { size, needed, free, write, file })
+}
+
+/// Bytes of a node that are free or can be had without swapping: free pages and clean file pages. `None`: unknown.
+pub(super) fn left_on(root: &Path, node: NodeId) -> Option<u64> {
+    let text =
+        std::fs::read_to_string(root.join(format!("sys/devices/system/node/node{node}/meminfo"))).ok()?;
+    let field = |name: &str| {
+        text.lines().find_map(|line| kib(line.split_once(name)?.1.strip_prefix(':')?)).unwrap_or(0)
+    };
+    let clean = field("FilePages").saturating_sub(field("Shmem") + field("Dirty") + field("Mapped"));
+    Some(field("MemFree") + clean)
+}
+
+/// The word in brackets of a sysfs choice: `always [never] deny`.
+pub(super) fn chosen(file: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let word = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word);
+    word.unwrap_or("(absent)").to_owned()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::PathBuf;
+
+    /// A sysfs with one page size: global numbers, and those of node 1.
+    fn sysfs(name: &str, global: &[(&str, u64)], node1: &[(&str, u64)]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("tidegate-limits-{name}-{}", std::process::id()));
+        let dirs = ["sys/kernel/mm/hugepages", "sys/devices/system/node/node1/hugepages"];
+        for (dir, values) in dirs.iter().zip([global, node1]) {
+            let dir = root.join(dir).join("hugepages-2048kB");
+            fs::create_dir_all(&dir).unwrap();
+            for (file, value) in values {
+                fs::write(dir.join(file), format!("{value}\n")).unwrap();
+            }
+        }
+        root
+    }
+
+    #[test]
+    fn a_shortage_of_huge_pages_says_which_number_to_write_where() {
+        let global = [("nr_hugepages", 10), ("free_hugepages", 6), ("resv_hugepages", 2)];
+        let root = sysfs("global", &global, &[("nr_hugepages", 5), ("free_hugepages", 1)]);
+        assert_eq!(shortage(&root, PageSize::M2, None, 4), None, "6 free, 2 promised to others");
+        let short = shortage(&root, PageSize::M2, None, 8).unwrap();
+        assert_eq!(
+            short.to_string(),
+            "8 huge pages of 2 MiB are needed, 4 are free; as root: echo 14 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+        );
+        let node = shortage(&root, PageSize::M2, Some(NodeId(1)), 2).unwrap();
+        let file = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages".to_owned();
+        assert_eq!(node, MemoryError::HugePages { size: PageSize::M2, needed: 2, free: 1, write: 6, file });
+        assert!(matches!(shortage(&root, PageSize::G1, None, 1), Some(MemoryError::NoSuchPages { .. })));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn overcommitted_huge_pages_count_as_free_until_they_are_used() {
+        let global = [("nr_overcommit_hugepages", 4), ("surplus_hugepages", 3), ("free_hugepages", 0)];
+        let root = sysfs("overcommit", &global, &[]);
+        assert_eq!(shortage(&root, PageSize::M2, None, 1), None);
+        assert!(matches!(
+            shortage(&root, PageSize::M2, None, 2),
+            Some(MemoryError::HugePages { free: 1, .. })
+        ));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_on_a_node_counts_clean_file_pages_and_no_shared_memory() {
+        let root = std::env::temp_dir().join(format!("tidegate-limits-node-{}", std::process::id()));
+        let dir = root.join("sys/devices/system/node/node0");
+        fs::create_dir_all(&dir).unwrap();
+        let text = "Node 0 MemTotal: 900 kB\nNode 0 MemFree:  100 kB\nNode 0 Dirty: 1 kB\nNode 0 FilePages: 50 kB\n\
+                    Node 0 Mapped: 2 kB\nNode 0 Shmem: 7 kB\n";
+        fs::write(dir.join("meminfo"), text).unwrap();
+        assert_eq!(left_on(&root, NodeId(0)), Some((100 + 50 - 7 - 1 - 2) * 1024));
+        assert_eq!(left_on(&root, NodeId(3)), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_refused_lock_is_explained_by_the_limit_only_where_the_limit_explains_it() {
+        let now = Memlock::now();
+        if now.limit != u64::MAX {
+            let refused = Memlock::explain("mlock", libc::ENOMEM, now.limit + 1);
+            assert!(matches!(refused, MemoryError::Memlock { limit, .. } if limit == now.limit));
+        }
+        let other = MemoryError::Os { op: "mlock", errno: libc::EINVAL };
+        assert_eq!(Memlock::explain("mlock", libc::EINVAL, u64::MAX), other);
+        let full = MemoryError::Memlock { needed: 4096, locked: 1024, limit: 2048 };
+        assert!(full.to_string().contains("`ulimit -l 5`"), "{full}");
+    }
+}
