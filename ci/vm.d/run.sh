@@ -25,6 +25,20 @@ devices=(
     -device edu,dma_mask=0xffffffffffff
 )
 
+# With --numa: two nodes, each with a CPU, half of the memory and a host bridge of its own with an edu behind it. MEMORY is half of the memory.
+# shellcheck disable=SC2054
+numa_machine=(
+    -object memory-backend-ram,id=node0,size=MEMORY -numa node,nodeid=0,cpus=0,memdev=node0
+    -object memory-backend-ram,id=node1,size=MEMORY -numa node,nodeid=1,cpus=1,memdev=node1
+    -numa dist,src=0,dst=1,val=21
+    -device pxb-pcie,id=bridge0,bus=pcie.0,bus_nr=64,numa_node=0
+    -device pcie-root-port,id=rp10,bus=bridge0,slot=10,chassis=10
+    -device edu,bus=rp10,dma_mask=0xffffffffffff
+    -device pxb-pcie,id=bridge1,bus=pcie.0,bus_nr=128,numa_node=1
+    -device pcie-root-port,id=rp11,bus=bridge1,slot=11,chassis=11
+    -device edu,bus=rp11,dma_mask=0xffffffffffff
+)
+
 quote() {
     local LC_ALL=C word
     for word in "$@"; do printf " '%s'" "${word//\'/\'\\\'\'}"; done
@@ -36,7 +50,7 @@ boot_limit=${TIDEGATE_BOOT_LIMIT:-100}
 # QEMU splits option values at commas; a doubled comma is a comma.
 comma() { printf '%s' "${1//,/,,}"; }
 
-limit=300 console='' out='' bind=yes append='' memory=2G
+limit=300 console='' out='' bind=yes append='' memory=2G numa=no
 extra_env=() extra_qemu=() command=()
 parse() {
     while [ $# -gt 0 ]; do
@@ -53,8 +67,8 @@ parse() {
         --append) append=$2 ;;
         --qemu) extra_qemu+=("$2") ;;
         --memory) memory=$2 ;;
-        --no-bind)
-            bind=no
+        --no-bind | --numa)
+            [ "$1" = --numa ] && numa=yes || bind=no
             shift
             continue
             ;;
@@ -111,8 +125,12 @@ write_initrd() {
 
 # Sets `words`, QEMU's command line; the arguments connect the ports of the two modes.
 machine() {
-    local kernel
+    local kernel nodes=() half
     kernel=$(kernel_image)
+    if [ "$numa" = yes ]; then
+        half=$(($(numfmt --from=iec "$memory") / 2)) || die "--memory wants a size such as 2G, not '$memory'"
+        nodes=("${numa_machine[@]//MEMORY/$half}")
+    fi
     # On a busy host the emulated timers can be late. no_timer_check: not a reason to panic. tsc=reliable: not a reason to drop the TSC.
     # nohz=off: each CPU keeps its tick, since one that slept through a late timer was seen never to wake again.
     # thread=single: with a thread for each CPU, QEMU 10.0 died in one of three runs that switch BARs off and on under
@@ -126,7 +144,9 @@ machine() {
         # remap: the host's root may hold several file systems, whose inode numbers would collide in one share.
         -virtfs 'local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap'
         -virtfs "local,path=$(comma "$out"),mount_tag=out,security_model=none,multidevs=remap"
-        "${devices[@]//TMP/$(comma "$tmp")}" -device virtio-serial-pci "$@" "${extra_qemu[@]}")
+        "${devices[@]//TMP/$(comma "$tmp")}" -device virtio-serial-pci "$@" "${extra_qemu[@]}"
+        # Last: what names no bus would be plugged into a bridge that takes root ports only.
+        "${nodes[@]}")
 }
 
 prepare() {
