@@ -223,6 +223,9 @@ pub enum BackendError {
         /// The errno.
         errno: i32,
     },
+    /// The memlock limit is in the way of pinning memory; says what to set.
+    #[error(transparent)]
+    Limit(tidegate_core::MemoryError),
     /// No PCI function there, or it is not bound to vfio-pci.
     #[error("{at}: {what}")]
     Device {

@@ -16,6 +16,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
+use tidegate_core::MemoryError;
+use tidegate_core::memory::Memlock;
 
 /// An open `/dev/iommu`. Clones are the same one; the last of them and of all that was made of it closes it.
 #[derive(Debug, Clone)]
@@ -98,6 +100,7 @@ impl Ioas {
         len: u64,
         access: Rights,
     ) -> Result<(), BackendError> {
+        const OP: &str = "IOMMU_IOAS_MAP_FILE";
         let access = match access {
             Rights::Read => (true, false),
             Rights::Write => (false, true),
@@ -106,7 +109,12 @@ impl Ioas {
         sys::iommufd::map_file(self.0.iommufd.as_fd(), self.0.id, fd, offset, iova, len, access).map_err(
             |errno| match errno.0 {
                 libc::EEXIST => BackendError::Occupied { iova },
-                _ => errno.of("IOMMU_IOAS_MAP_FILE"),
+                // Host memory is charged to the memlock limit, windows are not.
+                libc::ENOMEM => match Memlock::explain(OP, errno.0, len) {
+                    error @ MemoryError::Memlock { .. } => BackendError::Limit(error),
+                    _ => errno.of(OP),
+                },
+                _ => errno.of(OP),
             },
         )
     }
@@ -130,7 +138,7 @@ impl Space for Ioas {
             .map_err(|e| e.of("IOMMU_IOAS_IOVA_RANGES"))
     }
 
-    /// One syscall; pins `len` bytes. EINVAL: not a memfd, or beyond its end, or a reserved IOVA. ENOMEM:
+    /// One syscall; pins `len` bytes. EINVAL: not a memfd, or beyond its end, or a reserved IOVA. `Limit`:
     /// past RLIMIT_MEMLOCK.
     fn map_memory(
         &self,

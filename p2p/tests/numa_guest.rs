@@ -2,6 +2,7 @@
 //!
 //! The guest has a CPU, 1 GiB and a PCIe host bridge (pxb-pcie) with an edu behind it on each node, at distance 21.
 //! Elsewhere each test says that it is skipped.
+#![expect(unsafe_code, reason = "a thread that gives up a capability, and a limit")]
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -11,10 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidegate_core::memory::{Huge, Memory, MemoryError, PageSize, Pages};
 use tidegate_core::topology::{NodeId, Topology};
 use tidegate_core::{Access, ChannelConfig, Completion, Fabric, Op, Status, Submit};
-use tidegate_p2p::Domain;
+use tidegate_p2p::backend::BackendError;
 use tidegate_p2p::engine::edu::Edu;
 use tidegate_p2p::pci::PciAddress;
 use tidegate_p2p::vfio::Vfio;
+use tidegate_p2p::{Domain, DomainError};
 
 const NODES: [NodeId; 2] = [NodeId(0), NodeId(1)];
 const MIB: u64 = 1 << 20;
@@ -204,4 +206,44 @@ fn a_device_moves_bytes_between_huge_pages_of_its_own_node_and_those_of_the_othe
     let mut back = [0; 2000];
     far.read(place.start, &mut back).unwrap();
     assert_eq!(back, bytes);
+}
+
+/// The calling thread has no CAP_IPC_LOCK from here on (capabilities are each thread's own).
+fn give_up_ipc_lock() {
+    let header = [0x2008_0522_u32, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: 1. version 3 has a header of two words and two sets of three words, which the arrays hold.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) }, 0);
+    sets[0] &= !(1 << 14);
+    // SAFETY: 1. as above.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }, 0);
+}
+
+fn memlock(bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: 1. a valid limit, for this process.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) }, 0);
+}
+
+#[test]
+fn memory_that_a_device_pins_beyond_the_memlock_limit_is_refused_with_what_to_set() {
+    let Some(_alone) = guest() else { return };
+    let topology = Topology::load().unwrap();
+    let fabric = Fabric::builder().build().unwrap();
+    let domain = Domain::new(&fabric, Vfio::new().unwrap()).unwrap();
+    let _device = domain.attach(edu_on(NODES[0], &topology)).unwrap();
+    memlock(MIB);
+    let register = || {
+        give_up_ipc_lock();
+        let memory = |len| Memory::allocate("pinned", len).unwrap().backing();
+        let held = domain.register(memory(MIB / 2), Access::ReadWrite).unwrap();
+        let refused = domain.register(memory(MIB), Access::ReadWrite).unwrap_err();
+        (held, refused)
+    };
+    let (held, refused) = std::thread::scope(|scope| scope.spawn(register).join().unwrap());
+    memlock(libc::RLIM_INFINITY);
+    let DomainError::Backend(BackendError::Limit(error)) = refused else { panic!("{refused:?}") };
+    let op = "IOMMU_IOAS_MAP_FILE";
+    assert_eq!(error, MemoryError::Memlock { op, needed: MIB, used: MIB / 2, limit: MIB });
+    drop(held);
 }

@@ -157,7 +157,7 @@ impl MemoryBuilder {
     fn plain(&self, populate: bool) -> Result<Memory, MemoryError> {
         let memory = self.file_and_map(0, page_size(), page_size())?;
         if populate || self.node.is_some() {
-            self.room(&memory)?;
+            self.room(memory.len())?;
             memory.populate()?;
         }
         Ok(memory)
@@ -184,7 +184,7 @@ impl MemoryBuilder {
     /// Shared memory aligned to 2 MiB, on transparent huge pages as far as they are to be had. `why` not hugetlb.
     fn transparent(&self, why: MemoryError) -> Result<Memory, MemoryError> {
         let mut memory = self.file_and_map(0, page_size(), PageSize::M2.bytes())?;
-        self.room(&memory)?;
+        self.room(memory.len())?;
         memory.tried.push(why);
         // Neither is an error: without them the pages are plain, which is what the report is for. MADV_COLLAPSE makes
         // huge pages of a file without any at once, by compacting memory if need be, where the policy allows huge
@@ -201,9 +201,8 @@ impl MemoryBuilder {
     }
 
     /// Is there room on the node? Where a policy binds to one node, running out kills.
-    fn room(&self, memory: &Memory) -> Result<(), MemoryError> {
+    pub(super) fn room(&self, needed: u64) -> Result<(), MemoryError> {
         let Some(node) = self.node else { return Ok(()) };
-        let needed = memory.len();
         match left_on(Path::new("/"), node) {
             Some(free) if free < needed => Err(MemoryError::NodeFull { node, needed, free }),
             _ => Ok(()),
@@ -266,7 +265,7 @@ impl Memory {
     }
 
     /// Is every page on `node`? Asked of the kernel, not of the policy.
-    fn verify(&self, node: NodeId) -> Result<(), MemoryError> {
+    pub(super) fn verify(&self, node: NodeId) -> Result<(), MemoryError> {
         let Some(nodes) = self.map.nodes(self.page as usize)? else { return Ok(()) };
         let here = nodes.get(&node).copied().unwrap_or(0);
         match self.len().saturating_sub(here) {

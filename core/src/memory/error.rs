@@ -73,15 +73,17 @@ pub enum MemoryError {
     },
     /// The memlock limit (RLIMIT_MEMLOCK) is in the way.
     #[error(
-        "locking {needed} bytes goes beyond the memlock limit of {limit} bytes ({locked} in use): `ulimit -l {kib}` \
-         before the start, LimitMEMLOCK= in the systemd unit, memlock in /etc/security/limits.conf, or CAP_IPC_LOCK",
-        kib = locked.saturating_add(*needed).div_ceil(1024)
+        "{op} of {needed} bytes goes beyond the memlock limit of {limit} bytes ({used} in use): `ulimit -l {kib}` before \
+         the start, LimitMEMLOCK= in the systemd unit, memlock in /etc/security/limits.conf, or CAP_IPC_LOCK",
+        kib = used.saturating_add(*needed).div_ceil(1024)
     )]
     Memlock {
-        /// Bytes to lock.
+        /// The call.
+        op: &'static str,
+        /// Bytes to lock or pin.
         needed: u64,
-        /// Bytes this process has locked already.
-        locked: u64,
+        /// Bytes that this process has locked or pinned already.
+        used: u64,
         /// The soft limit in bytes.
         limit: u64,
     },

@@ -10,35 +10,43 @@ pub(super) const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shme
 
 /// The memlock limit of this process and what counts against it.
 ///
-/// mlock, io_uring's registered buffers and iommufd's mappings charge it, each its own way; a process with CAP_IPC_LOCK
-/// is not held to it by mlock.
+/// mlock charges it per process; iommufd's mappings and io_uring's registered buffers charge it per *user*, so what other
+/// processes of the user pinned counts too, which this can't see. With CAP_IPC_LOCK none of them is held to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Memlock {
     /// The soft limit in bytes; `u64::MAX` is no limit.
     pub limit: u64,
-    /// Bytes locked by mlock now (`VmLck` of /proc/self/status).
+    /// Bytes of this process locked by mlock now (`VmLck` of /proc/self/status).
     pub locked: u64,
+    /// Bytes of this process pinned for devices and rings now (`VmPin`).
+    pub pinned: u64,
 }
 
 impl Memlock {
-    /// Reads both. Two system calls and a small file.
+    /// Reads them. Two system calls and a small file.
     pub fn now() -> Memlock {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: 1. `limit` is a valid place for the answer.
         let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).and_then(kib).unwrap_or(0);
-        Memlock { limit: if code == 0 { limit.rlim_cur } else { u64::MAX }, locked }
+        let field = |name: &str| status.lines().find_map(|line| kib(line.strip_prefix(name)?)).unwrap_or(0);
+        Memlock {
+            limit: if code == 0 { limit.rlim_cur } else { u64::MAX },
+            locked: field("VmLck:"),
+            pinned: field("VmPin:"),
+        }
     }
 
-    /// The error for a call that wanted `needed` more bytes and got `errno`: [`MemoryError::Memlock`] where the limit
-    /// explains it, else the errno. For device layers and engines whose calls charge the limit.
+    /// The error for a call that wanted to lock or pin `needed` more bytes and got `errno`: [`MemoryError::Memlock`]
+    /// where the limit explains it, else the errno. For device layers and engines whose calls charge the limit.
     pub fn explain(op: &'static str, errno: i32, needed: u64) -> MemoryError {
         let now = Memlock::now();
-        let beyond = now.locked.saturating_add(needed) > now.limit;
+        let used = now.locked.max(now.pinned);
+        let beyond = used.saturating_add(needed) > now.limit;
         match errno {
             libc::ENOMEM | libc::EPERM | libc::EAGAIN if beyond => {
-                MemoryError::Memlock { needed, locked: now.locked, limit: now.limit }
+                MemoryError::Memlock { op, needed, used, limit: now.limit }
             }
             _ => MemoryError::Os { op, errno },
         }
@@ -173,7 +181,7 @@ mod tests {
         }
         let other = MemoryError::Os { op: "mlock", errno: libc::EINVAL };
         assert_eq!(Memlock::explain("mlock", libc::EINVAL, u64::MAX), other);
-        let full = MemoryError::Memlock { needed: 4096, locked: 1024, limit: 2048 };
+        let full = MemoryError::Memlock { op: "mlock", needed: 4096, used: 1024, limit: 2048 };
         assert!(full.to_string().contains("`ulimit -l 5`"), "{full}");
     }
 }

@@ -100,9 +100,25 @@ fn memory_on_a_node_is_there_and_all_of_it() {
 
 #[test]
 fn a_node_without_room_is_refused_before_anything_is_taken() {
-    let error = Memory::builder().name("all of it").len(1 << 45).node(NodeId(0)).build().unwrap_err();
-    let MemoryError::NodeFull { node: NodeId(0), needed, free } = error else { panic!("{error:?}") };
+    let node = NodeId(0);
+    let error = Memory::builder().node(node).room(1 << 45).unwrap_err();
+    let MemoryError::NodeFull { needed, free, .. } = error else { panic!("{error:?}") };
     assert!(needed == 1 << 45 && free > 0 && free < needed);
+    assert_eq!(Memory::builder().node(node).room(4096), Ok(()));
+}
+
+#[test]
+fn pages_that_are_elsewhere_are_noticed() {
+    let len = 16 * page_size();
+    let memory = Memory::builder().name("verified").len(len).prefault(true).build().unwrap();
+    if memory.pages().unwrap().nodes.is_some() {
+        let wanted = NodeId(4000);
+        assert_eq!(memory.verify(wanted), Err(MemoryError::Misplaced { wanted, elsewhere: len, len }));
+    }
+    let lazy = Memory::allocate("absent", len).unwrap();
+    if lazy.pages().unwrap().nodes.is_some() {
+        assert!(lazy.verify(NodeId(0)).is_err(), "a page that is not there is on no node");
+    }
 }
 
 #[test]
