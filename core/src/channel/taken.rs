@@ -3,10 +3,10 @@
 use super::{Core, Ended, Look, Meta, NO_REGION, Names, State, owner};
 use crate::engine::{Cancel, Engine, Flush, Operation, Push, Sink, Target};
 use crate::epoch::{Epoch, Grace, Line};
+use crate::fabric::Kept;
 use crate::op::Completion;
 use crate::sync::{Ordering, cell_mut};
 use crossbeam_utils::CachePadded;
-use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(crate) unsafe trait Erased: Send + Sync + Debug {
     unsafe fn settle(&self, gone: &dyn Fn(u32) -> bool, proved: bool);
     /// # Safety
     /// As [`Erased::cancel`].
-    unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>>;
+    unsafe fn unplug(&self) -> Option<Box<dyn Kept>>;
     /// # Safety
     /// As [`Erased::cancel`].
     unsafe fn unconfirmed(&self) -> Option<(u64, u64)>;
@@ -175,11 +175,9 @@ unsafe impl<E: Engine> Erased for Core<E> {
         // SAFETY: 1. C1, by the caller.
         unsafe { self.with(|state| state.ring.settle(gone, proved)) }
     }
-    unsafe fn unplug(&self) -> Option<Box<dyn Any + Send>> {
+    unsafe fn unplug(&self) -> Option<Box<dyn Kept>> {
         // SAFETY: 1. C1, by the caller.
-        unsafe {
-            self.with(|state| state.engine.take().map(|engine| Box::new(engine) as Box<dyn Any + Send>))
-        }
+        unsafe { self.with(|state| state.engine.take().map(|engine| Box::new(engine) as Box<dyn Kept>)) }
     }
     unsafe fn unconfirmed(&self) -> Option<(u64, u64)> {
         // SAFETY: 1. C1, by the caller.
@@ -279,7 +277,7 @@ impl Taken {
         unsafe { self.channel.settle(gone, proved) }
     }
     /// Takes the engine out, for good.
-    pub(crate) fn unplug(&mut self) -> Option<Box<dyn Any + Send>> {
+    pub(crate) fn unplug(&mut self) -> Option<Box<dyn Kept>> {
         // SAFETY: 1. C1, as above.
         unsafe { self.channel.unplug() }
     }

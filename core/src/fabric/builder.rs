@@ -87,6 +87,7 @@ impl FabricBuilder {
                 control: Control::new(self.control.as_deref())?,
                 channels: Mutex::new(Vec::new()),
                 quarantine: Mutex::new(Vec::new()),
+                loosened: AtomicU64::new(0),
                 running: Mutex::new(Vec::new()),
                 ids: AtomicU64::new(1),
                 domains: AtomicU64::new(1),

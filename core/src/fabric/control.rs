@@ -11,12 +11,18 @@ use std::time::Duration;
 /// How often the control thread turns the drains it carries.
 const PACE: Duration = Duration::from_micros(200);
 
+/// How often it looks at what is watched.
+const WATCH: Duration = Duration::from_millis(10);
+
 type Task = Box<dyn FnOnce() + Send>;
+type Watch = Box<dyn FnMut() -> bool + Send>;
 
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<(&'static str, Task)>,
     carried: Vec<Arc<Running>>,
+    /// Called now and then until it says that there is nothing left to look at.
+    watch: Option<Watch>,
     stop: bool,
 }
 
@@ -108,6 +114,12 @@ impl Control {
         self.inner.wake.notify_all();
     }
 
+    /// Calls `watch` every 10 ms until it answers false; it takes the place of an earlier one. Keeps nobody waiting.
+    pub(crate) fn watch(&self, watch: impl FnMut() -> bool + Send + 'static) {
+        guard(&self.inner.queue).watch = Some(Box::new(watch));
+        self.inner.wake.notify_all();
+    }
+
     /// Runs what is queued and turns what is carried, once. True if something is left.
     pub(crate) fn turn(&self) -> bool {
         self.inner.turn()
@@ -131,11 +143,25 @@ impl Inner {
             matches!(catch_unwind(AssertUnwindSafe(|| running.turn())), Ok(Progress::Done))
         };
         let over: Vec<Arc<Running>> = carried.into_iter().filter(over).collect();
+        self.look();
         let mut queue = guard(&self.queue);
         queue.carried.retain(|running| !over.iter().any(|o| Arc::ptr_eq(o, running)));
         let busy = !queue.carried.is_empty() || !queue.tasks.is_empty();
         drop(queue);
         busy
+    }
+
+    fn look(&self) {
+        let Some(mut watch) = guard(&self.queue).watch.take() else { return };
+        // One that panicked is asked again, about the others.
+        if matches!(catch_unwind(AssertUnwindSafe(&mut watch)), Ok(false)) {
+            return;
+        }
+        let mut queue = guard(&self.queue);
+        // Unless a newer one came meanwhile.
+        if queue.watch.is_none() {
+            queue.watch = Some(watch);
+        }
     }
 
     fn run(&self) {
@@ -152,6 +178,8 @@ impl Inner {
             }
             if busy {
                 let _ = self.wake.wait_timeout(queue, PACE);
+            } else if queue.watch.is_some() {
+                let _ = self.wake.wait_timeout(queue, WATCH);
             } else {
                 drop(self.wake.wait(queue));
             }

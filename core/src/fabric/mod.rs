@@ -7,7 +7,7 @@ mod snapshot;
 
 pub use builder::FabricBuilder;
 pub(crate) use control::{Control, Job};
-pub(crate) use quarantine::Quarantined;
+pub(crate) use quarantine::{Kept, Quarantined};
 pub use snapshot::{ChannelState, Snapshot};
 
 use crate::channel::{Channel, ChannelConfig, Core, Erased, Meta, Reach, Seat, owner};
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     channels: Mutex<Vec<Arc<dyn Erased>>>,
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
+    /// Engines in quarantine that stopped by themselves: since then regions are free that no `release` asks for.
+    loosened: AtomicU64,
     /// Drains that have not ended.
     running: Mutex<Vec<Weak<Running>>>,
     ids: AtomicU64,
@@ -309,7 +311,8 @@ impl Fabric {
     /// Frees what is in quarantine and proved untouchable by now: the engines of this device if its [`Initiator`]
     /// is stopped (reset, or detached), and regions that no engine in quarantine, no channel and no unfinished
     /// section can reach. Call it after a reset. Returns how many were freed. An engine whose device has no
-    /// initiator is never proved stopped.
+    /// initiator is freed when it says itself that it stopped ([`Engine::stopped`]): the control thread asks every
+    /// 10 ms, a manual fabric's [`Fabric::turn`] each time; most engines never do.
     pub fn release(&self, gate: &Gate) -> usize {
         self.shared.free_proved(gate)
     }

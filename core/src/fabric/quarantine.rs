@@ -3,10 +3,10 @@
 use super::Shared;
 use crate::channel::{Erased, owner};
 use crate::drain::{Gate, HeldWhy};
+use crate::engine::Engine;
 use crate::epoch::Grace;
 use crate::region::Inner;
 use crate::sync::{Mutex, Ordering, lock};
-use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,6 +14,18 @@ use std::sync::Arc;
 pub(crate) struct Quarantined {
     what: String,
     kind: Kind,
+}
+
+/// An engine that is only kept, whatever it drives.
+pub(crate) trait Kept: Send {
+    /// See [`Engine::stopped`].
+    fn stopped(&mut self) -> bool;
+}
+
+impl<E: Engine> Kept for E {
+    fn stopped(&mut self) -> bool {
+        Engine::stopped(self)
+    }
 }
 
 enum Kind {
@@ -25,8 +37,8 @@ enum Kind {
         unmapped: bool,
     },
     Engine {
-        /// Kept alive; never called again, nor is the lock ever taken (it makes the entry `Sync`).
-        _engine: std::sync::Mutex<Box<dyn Any + Send>>,
+        /// Kept alive; never called again, but to be asked whether it stopped.
+        engine: std::sync::Mutex<Box<dyn Kept>>,
         gate: Option<Gate>,
         /// Slots of the regions that it may touch.
         touches: Vec<u32>,
@@ -40,13 +52,8 @@ impl std::fmt::Debug for Quarantined {
 }
 
 impl Quarantined {
-    pub(crate) fn engine(
-        name: &str,
-        engine: Box<dyn Any + Send>,
-        gate: Option<Gate>,
-        touches: Vec<u32>,
-    ) -> Self {
-        let kind = Kind::Engine { _engine: engine.into(), gate, touches };
+    pub(crate) fn engine(name: &str, engine: Box<dyn Kept>, gate: Option<Gate>, touches: Vec<u32>) -> Self {
+        let kind = Kind::Engine { engine: std::sync::Mutex::new(engine), gate, touches };
         Quarantined { what: format!("engine of {name}"), kind }
     }
 
@@ -64,6 +71,12 @@ impl Quarantined {
         matches!(&self.kind, Kind::Engine { gate: Some(gate), .. } if gate.is(device))
     }
 
+    /// Is it an engine that says it has stopped? (Asked by another thread just now: not yet.)
+    fn has_stopped(&self) -> bool {
+        let Kind::Engine { engine, .. } = &self.kind else { return false };
+        engine.try_lock().is_ok_and(|mut engine| engine.stopped())
+    }
+
     fn is_freed_region(&self, shared: &Shared, touched: &HashSet<u32>) -> bool {
         let Kind::Region { region, grace, unmapped } = &self.kind else { return false };
         grace.as_ref().is_none_or(|grace| lock(grace).turn(&shared.epoch))
@@ -73,9 +86,25 @@ impl Quarantined {
 }
 
 impl Shared {
-    pub(crate) fn quarantine(&self, held: Quarantined) {
+    pub(crate) fn quarantine(self: &Arc<Self>, held: Quarantined) {
         tracing::warn!(what = held.what(), "quarantined");
         lock(&self.quarantine).push(Arc::new(held));
+        let fabric = Arc::downgrade(self);
+        self.control.watch(move || fabric.upgrade().is_some_and(|fabric| fabric.free_stopped()));
+    }
+
+    /// Frees engines that stopped by themselves, and regions once one did. False: no engine is left to ask.
+    fn free_stopped(&self) -> bool {
+        let freed = self.free(Quarantined::has_stopped);
+        for engine in &freed {
+            tracing::info!(what = engine.what(), "stopped at last: out of quarantine");
+        }
+        self.loosened.fetch_add(freed.len() as u64, Ordering::Relaxed);
+        // Also later: a drain that found the engine here may be about to bring its region.
+        if self.loosened.load(Ordering::Relaxed) > 0 {
+            self.free_regions();
+        }
+        lock(&self.quarantine).iter().any(|held| matches!(held.kind, Kind::Engine { .. }))
     }
 
     /// Is an engine of this device in quarantine?
@@ -120,7 +149,11 @@ impl Shared {
 
     /// Frees what is proved stopped: engines of this device, then the regions that nothing can touch any more.
     pub(crate) fn free_proved(&self, of: &Gate) -> usize {
-        let engines = self.free_engines(of);
+        self.free_engines(of) + self.free_regions()
+    }
+
+    /// Frees regions that nothing can touch any more.
+    fn free_regions(&self) -> usize {
         let touched = self.touched(true);
         let regions = self.free(|held| held.is_freed_region(self, &touched));
         for held in &regions {
@@ -128,7 +161,7 @@ impl Shared {
                 self.table.recycle(region.index);
             }
         }
-        engines + regions.len()
+        regions.len()
     }
 
     /// Takes out what `freed` says, each entry for one caller only. No code of users runs under the lock.

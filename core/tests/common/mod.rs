@@ -56,6 +56,8 @@ pub struct State {
     /// Completes everything at the doorbell.
     pub auto: bool,
     pub on_cancel: OnCancel,
+    /// In quarantine it says that it has stopped.
+    pub stopped_itself: bool,
     pub resumes: bool,
     /// What a read-back ends with.
     pub read_back: Outcome,
@@ -86,6 +88,7 @@ impl Dev {
             posted: HashMap::new(),
             auto: false,
             on_cancel: OnCancel::Stops,
+            stopped_itself: false,
             resumes: true,
             read_back: Outcome::Done,
             read_back_hangs: false,
@@ -237,6 +240,10 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
     fn flush(&mut self, window: &Target) -> Flush {
         self.0.log.add(format!("flush {}", window.region));
         self.0.see(|state| state.flush)
+    }
+
+    fn stopped(&mut self) -> bool {
+        self.0.see(|state| state.stopped_itself)
     }
 }
 

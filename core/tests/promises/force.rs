@@ -72,6 +72,53 @@ fn neither_slot_nor_memory_of_a_dead_device_is_reused_until_it_is_proved_stopped
 }
 
 #[test]
+fn an_engine_that_says_it_stopped_leaves_quarantine_with_its_regions() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (mut other, dead) = world.channel(8);
+    let (region, shared) = (world.host("r"), world.host("shared"));
+    for (channel, dev) in [(&mut channel, &dev), (&mut other, &dead)] {
+        dev.set(|s| s.on_cancel = OnCancel::Impossible);
+        let _ = channel.pin().unwrap().submit(Op::fill(shared.span(), 1));
+    }
+    let _ = channel.pin().unwrap().submit(Op::fill(region.span(), 1));
+    for region in [&region, &shared] {
+        assert!(!region.revoke(Cause::Doubt, FORCE).wait().unwrap().is_clean());
+    }
+    while world.fabric.turn() {}
+    assert_eq!(world.fabric.inspect().quarantine.len(), 4, "it does not say so");
+    dev.set(|s| s.stopped_itself = true);
+    world.fabric.turn();
+    let left = world.fabric.inspect().quarantine;
+    assert_eq!(left.len(), 2, "the other engine may still touch what both did: {left:?}");
+    assert_eq!(world.log.count("engine dropped"), 1);
+    drop((region, shared));
+    assert_eq!((world.log.count("r freed"), world.log.count("shared freed")), (1, 0));
+    dead.set(|s| s.stopped_itself = true);
+    world.fabric.turn();
+    assert!(world.fabric.inspect().quarantine.is_empty());
+    assert_eq!(world.log.count("shared freed"), 1);
+}
+
+#[test]
+fn the_control_thread_asks_engines_in_quarantine_by_itself() {
+    let world = World::threaded();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Impossible);
+    let _ = channel.pin().unwrap().submit(Op::fill(region.span(), 1));
+    assert!(!region.revoke(Cause::Doubt, FORCE).wait().unwrap().is_clean());
+    dev.set(|s| s.stopped_itself = true);
+    let since = Instant::now();
+    while !world.fabric.inspect().quarantine.is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(60));
+        std::thread::yield_now();
+    }
+    drop(region);
+    assert_eq!((world.log.count("engine dropped"), world.log.count("r freed")), (1, 1));
+}
+
+#[test]
 fn what_was_aborted_on_a_dead_device_is_not_reused_either() {
     let world = World::new();
     let (mut channel, dev) = world.channel(8);
