@@ -5,6 +5,7 @@
 //! to descriptors, rings doorbells, and reports what the device completed.
 
 pub mod cpu;
+pub mod uring;
 
 use crate::op::OpKind;
 use crate::sync::Ordering;

@@ -1,0 +1,271 @@
+//! What needs the inside of the engine.
+
+use super::*;
+
+/// The engine, or a line that says why not.
+pub(super) fn ring_or_skip(builder: Builder) -> Option<Uring> {
+    match builder.build() {
+        Ok(uring) => Some(uring),
+        Err(UringError::Disabled { .. }) => {
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"skipped: io_uring is not available here\n",
+            );
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+use super::book::TRIES;
+use super::entry::{Medium, Place, SYNC};
+use crate::channel::Ring;
+use crate::engine::Sink;
+use crate::op::{Completion, Status};
+use std::collections::VecDeque;
+
+/// A book, and the channel's ring that it reports to; results come from the test.
+struct Desk {
+    book: Book,
+    ring: Ring,
+}
+
+fn medium(seekable: bool, direct: bool) -> Medium {
+    Medium { place: Place::Fixed(0), seekable, direct, ..Medium::null() }
+}
+
+impl Desk {
+    fn new(medium: Medium, fence: Fence) -> Desk {
+        Desk { book: Book::new(4, vec![medium], fence), ring: Ring::new(4) }
+    }
+
+    /// Accepts an operation of 4096 bytes at offset 0, as the channel would.
+    fn push(&mut self, kind: Kind) -> u32 {
+        let index = self.ring.next_index();
+        let operand = Target { address: 0x10_0000, len: 4096, region: 1, window: false };
+        let pushed = match kind {
+            Kind::Fence => self.book.accept_fence(index),
+            _ => self.book.accept(index, kind, &operand, 0),
+        };
+        assert_eq!(pushed, Push::Taken);
+        self.ring.accept(1, 1, 0);
+        index
+    }
+
+    /// Gives what waits to a kernel that takes all; says which.
+    fn issue(&mut self, lookup: &mut Lookup) -> Vec<u32> {
+        self.book.rung = self.book.queue.len();
+        let mut given = Vec::new();
+        while let Some((index, entry, medium)) = self.book.next(given.len()) {
+            let _ = entry.build(medium, lookup, index);
+            given.push(index);
+        }
+        self.book.built = given.len();
+        self.book.took(given.len());
+        given
+    }
+
+    fn result(&mut self, data: u64, result: i32) -> Option<(Status, u32)> {
+        let mut out = [Completion::EMPTY; 2];
+        let mut sink = Sink { ring: &mut self.ring, out: &mut out, n: 0 };
+        if !self.book.whole(data, result, &mut sink) {
+            self.book.odd(data, result, Some(&mut sink));
+        }
+        let n = sink.n;
+        assert!(n <= 1);
+        (n == 1).then(|| (out[0].status, out[0].len))
+    }
+}
+
+fn lookup() -> Option<Lookup> {
+    Some(ring_or_skip(Uring::builder().null())?.buffers().lookup())
+}
+
+const fn errno(errno: i32) -> Status {
+    Status::Device(errno as u16)
+}
+
+#[test]
+fn what_comes_short_goes_on_with_the_rest() {
+    let Some(mut lookup) = lookup() else { return };
+    for kind in [Kind::Read, Kind::Write] {
+        let mut desk = Desk::new(medium(true, false), Fence::Order);
+        let index = desk.push(kind);
+        for (left, part) in [(4096, 100), (3996, 1), (3995, 3000)] {
+            assert_eq!(desk.issue(&mut lookup), [index]);
+            assert_eq!(desk.book.entries[index as usize].left, left);
+            assert_eq!(desk.result(u64::from(index), part), None);
+        }
+        assert_eq!(desk.issue(&mut lookup), [index]);
+        let entry = desk.book.entries[index as usize];
+        assert_eq!((entry.address, entry.at, entry.left), (0x10_0000 + 3101, 3101, 995));
+        assert_eq!(desk.result(u64::from(index), 995), Some((Status::Done, 4096)));
+        assert_eq!((desk.book.out, desk.book.queue.len()), (0, 0));
+    }
+}
+
+#[test]
+fn interruptions_are_tried_again_and_not_for_ever() {
+    let Some(mut lookup) = lookup() else { return };
+    for code in [libc::EINTR, libc::EAGAIN, libc::ECANCELED] {
+        let mut desk = Desk::new(medium(true, false), Fence::Order);
+        let index = desk.push(Kind::Write);
+        for _ in 1..TRIES {
+            assert_eq!(desk.issue(&mut lookup), [index]);
+            assert_eq!(desk.result(u64::from(index), -code), None);
+        }
+        // Bytes that moved start the count again.
+        desk.issue(&mut lookup);
+        assert_eq!(desk.result(u64::from(index), 96), None);
+        for _ in 1..TRIES {
+            desk.issue(&mut lookup);
+            assert_eq!(desk.result(u64::from(index), -code), None);
+        }
+        desk.issue(&mut lookup);
+        assert_eq!(desk.result(u64::from(index), -code), Some((errno(code), 96)));
+    }
+}
+
+#[test]
+fn a_write_that_never_moves_a_byte_ends_as_eio() {
+    let Some(mut lookup) = lookup() else { return };
+    let mut desk = Desk::new(medium(true, false), Fence::Order);
+    let index = desk.push(Kind::Write);
+    for _ in 1..TRIES {
+        desk.issue(&mut lookup);
+        assert_eq!(desk.result(u64::from(index), 0), None);
+    }
+    desk.issue(&mut lookup);
+    assert_eq!(desk.result(u64::from(index), 0), Some((errno(libc::EIO), 0)));
+}
+
+#[test]
+fn efault_is_tried_without_the_registered_buffer_once() {
+    let Some(uring) = ring_or_skip(Uring::builder().null()) else { return };
+    let memory = crate::Memory::allocate("e", 4096).unwrap();
+    let _held = uring.buffers().register(&memory.backing()).unwrap();
+    let mut lookup = uring.buffers().lookup();
+    lookup.refresh();
+    let mut desk = Desk::new(medium(true, false), Fence::Order);
+    let index = desk.ring.next_index();
+    let operand =
+        Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
+    assert_eq!(desk.book.accept(index, Kind::Read, &operand, 0), Push::Taken);
+    desk.ring.accept(1, 1, 0);
+    desk.issue(&mut lookup);
+    assert!(desk.book.entries[index as usize].fixed);
+    assert_eq!(desk.result(u64::from(index), -libc::EFAULT), None);
+    desk.issue(&mut lookup);
+    assert!(!desk.book.entries[index as usize].fixed);
+    assert_eq!(desk.result(u64::from(index), -libc::EFAULT), Some((errno(libc::EFAULT), 0)));
+}
+
+#[test]
+fn completions_of_nothing_are_counted_and_end_nothing() {
+    let Some(mut lookup) = lookup() else { return };
+    let mut desk = Desk::new(medium(true, false), Fence::Order);
+    let index = desk.push(Kind::Read);
+    // The kernel has not got it; it has no such index; it had it, and twice.
+    for data in [u64::from(index), 77] {
+        assert_eq!(desk.result(data, 4096), None);
+    }
+    desk.issue(&mut lookup);
+    assert_eq!(desk.result(u64::from(index), 4096), Some((Status::Done, 4096)));
+    assert_eq!(desk.result(u64::from(index), 4096), None);
+    assert_eq!(desk.ring.counters.spurious, 3);
+    assert_eq!(desk.book.out, 0);
+}
+
+#[test]
+fn a_direct_read_past_the_last_block_is_the_end_of_the_file() {
+    let Some(mut lookup) = lookup() else { return };
+    for (direct, part, expect) in [
+        (true, 700, Some((Status::Done, 700))),
+        (true, 512, Some((errno(libc::EINVAL), 512))),
+        (false, 700, Some((errno(libc::EINVAL), 700))),
+    ] {
+        let mut desk = Desk::new(medium(true, direct), Fence::Order);
+        let index = desk.push(Kind::Read);
+        desk.issue(&mut lookup);
+        assert_eq!(desk.result(u64::from(index), part), None);
+        desk.issue(&mut lookup);
+        assert_eq!(desk.result(u64::from(index), -libc::EINVAL), expect, "direct: {direct}, after {part}");
+    }
+}
+
+#[test]
+fn a_sync_that_fails_is_the_fences_errno_and_the_next_fence_syncs_again() {
+    let Some(mut lookup) = lookup() else { return };
+    let mut desk = Desk::new(medium(true, false), Fence::DataSync);
+    let write = desk.push(Kind::Write);
+    desk.issue(&mut lookup);
+    desk.book.media[0].dirty = true;
+    desk.push(Kind::Fence);
+    desk.book.rung = 1;
+    assert!(!desk.book.at_fence(), "the write is out");
+    assert_eq!(desk.result(u64::from(write), 4096), Some((Status::Done, 4096)));
+    assert!(desk.book.at_fence() && desk.book.wants_sync());
+    desk.book.media[0].dirty = false;
+    desk.book.sync_began(1);
+    desk.book.took(1);
+    assert!(!desk.book.at_fence(), "the sync is out");
+    assert_eq!(desk.result(SYNC, -libc::EIO), None);
+    let mut out = [Completion::EMPTY];
+    let mut sink = Sink { ring: &mut desk.ring, out: &mut out, n: 0 };
+    desk.book.report_ready(&mut sink);
+    assert_eq!(out[0].status, errno(libc::EIO));
+    assert!(desk.book.wants_sync());
+}
+
+#[test]
+fn a_ring_that_died_ends_what_it_never_took_with_its_errno() {
+    let mut desk = Desk::new(medium(true, false), Fence::Order);
+    let all: VecDeque<u32> = (0..3).map(|_| desk.push(Kind::Write)).collect();
+    desk.book.rung = 3;
+    desk.book.built = 2;
+    let mut out = [Completion::EMPTY; 2];
+    for n in [2, 1] {
+        let mut sink = Sink { ring: &mut desk.ring, out: &mut out, n: 0 };
+        desk.book.fail(libc::EOWNERDEAD, &mut sink);
+        assert_eq!(sink.n, n);
+        assert!(out[..n].iter().all(|c| c.status == errno(libc::EOWNERDEAD)));
+    }
+    assert_eq!((all.len(), desk.book.queue.len(), desk.book.built), (3, 0, 0));
+}
+
+/// What `fence` sends to the kernel behind a write.
+fn behind_a_write(fence: Fence) -> Option<u32> {
+    let path = std::env::temp_dir().join(format!("tidegate-uring-sync-{}-{fence:?}", std::process::id()));
+    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let mut uring = ring_or_skip(Uring::builder().file(file).fence(fence))?;
+    let memory = crate::Memory::allocate("s", 4096).unwrap();
+    let mut ring = Ring::new(8);
+    let from =
+        Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
+    for op in [Operation::Write { from, at: 0 }, Operation::Fence] {
+        assert_eq!(uring.push(ring.next_index(), &op), Push::Taken);
+        ring.accept(1, 1, 0);
+    }
+    uring.doorbell();
+    let mut out = [Completion::EMPTY; 1];
+    let mut seen = 0;
+    while seen == 0 {
+        let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
+        uring.retire(&mut sink);
+        seen = sink.n;
+    }
+    let sent = uring.book.out;
+    while seen < 2 {
+        let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
+        uring.retire(&mut sink);
+        seen += sink.n;
+    }
+    Some(sent)
+}
+
+#[test]
+fn a_fence_syncs_if_it_is_told_to() {
+    assert_eq!(behind_a_write(Fence::Order).unwrap_or(0), 0);
+    assert_eq!(behind_a_write(Fence::DataSync).unwrap_or(1), 1);
+}
