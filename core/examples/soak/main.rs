@@ -15,6 +15,7 @@ mod round;
 use lives::{DONE, Rng, Wrong, all_wrongs, wrongs};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const USAGE: &str = "soak [--minutes N | --ops N] [--seed S] [--round SECONDS]
@@ -25,6 +26,9 @@ const USAGE: &str = "soak [--minutes N | --ops N] [--seed S] [--round SECONDS]
   --round SECONDS  length of a round, each with a new fabric (default 10)
 
 Exit code 0: nothing wrong; 1: something was; 2: bad arguments.";
+
+/// What a round gets on top of its length.
+const STUCK: Duration = Duration::from_secs(60);
 
 struct Wanted {
     length: Duration,
@@ -78,7 +82,18 @@ fn soak(wanted: &Wanted) {
             break;
         }
         let seed = Rng::new(wanted.seed, n).next();
-        round::play(seed, wanted.round.min(left), wanted.operations);
+        let (over, watched) = std::sync::mpsc::channel::<()>();
+        let length = wanted.round.min(left);
+        // A round that does not end is a failure too; nobody is left then who could say it.
+        let watch = std::thread::spawn(move || {
+            if watched.recv_timeout(length.saturating_add(STUCK)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("soak: the round (seed {seed}) does not end");
+                std::process::exit(1);
+            }
+        });
+        round::play(seed, length, wanted.operations);
+        drop(over);
+        let _ = watch.join();
         let rate = count(&DONE.operations) as f64 / begun.elapsed().as_secs_f64();
         eprintln!(
             "soak: {:.0} s, {} rounds, {} operations ({:.2} M/s; {} withdrawn, {} abandoned, {} stale answers), \
