@@ -102,6 +102,8 @@ pub mod engine;
 mod epoch;
 mod fabric;
 pub mod memory;
+#[cfg(all(test, loom))]
+mod model;
 pub mod mpsc;
 mod op;
 mod region;

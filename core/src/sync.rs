@@ -1,5 +1,14 @@
 //! Atomics, a lock and a cell: the standard library's, or loom's under `--cfg loom`, so that the modules that
-//! run in production are the modules that are model-checked.
+//! run in production are the modules that are model-checked; and the points at which `ci/mutate` weakens them.
+//!
+//! Two builds change what is compiled here, neither is a production build:
+//!
+//! * `--cfg loom`: loom's atomics. [`order`], [`full_fence`] and [`mutated`] look at `TIDEGATE_MUTATION`.
+//! * `--cfg tidegate_tsan`: ThreadSanitizer knows neither fences nor membarrier. A section's [`announce`] and a
+//!   revoker's [`observe`] become read-modify-writes of the slot, which have one order: either the revoker's comes
+//!   second and sees the section, or the section's comes second, acquires the revoker's and so sees its mark. That
+//!   is what the barrier gives in production (E1 in [`crate::epoch`]), no more; and it is all that sections and
+//!   revokers may rest on, so a race that is reported in this build is one in every build.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
@@ -17,6 +26,69 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
         Err(poisoned) => poisoned.into_inner(),
+    }
+}
+
+/// Has this weakening been asked for? Only in a build for loom, where `TIDEGATE_MUTATION` names one for the whole
+/// process; elsewhere it is `false` when compiled. `ci/mutations/loom` lists all of them, each with the model that
+/// has to fail.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn mutated(_: &'static str) -> bool {
+    false
+}
+
+/// As above; says once on stderr that the chosen one was reached, so that `ci/mutate` finds names that nothing
+/// reads.
+#[cfg(loom)]
+pub(crate) fn mutated(name: &'static str) -> bool {
+    // The standard library's: loom neither sees nor schedules them.
+    static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    static REACHED: std::sync::Once = std::sync::Once::new();
+    let hit = CHOSEN.get_or_init(|| std::env::var("TIDEGATE_MUTATION").unwrap_or_default()) == name;
+    if hit {
+        // Not eprintln: the test harness keeps that back.
+        let say = |line: &str| std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+        REACHED.call_once(|| drop(say(&format!("mutation reached: {name}\n"))));
+    }
+    hit
+}
+
+/// This order; Relaxed under the mutation.
+#[inline(always)]
+pub(crate) fn order(order: Ordering, mutation: &'static str) -> Ordering {
+    if mutated(mutation) { Ordering::Relaxed } else { order }
+}
+
+/// A SeqCst fence; none under the mutation.
+#[inline(always)]
+pub(crate) fn full_fence(mutation: &'static str) {
+    if !mutated(mutation) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Writes a slot, for revokers to [`observe`]. A plain store (see the module's head for the other build).
+#[inline(always)]
+pub(crate) fn announce(slot: &AtomicU64, value: u64, order: Ordering) {
+    #[cfg(not(tidegate_tsan))]
+    slot.store(value, order);
+    #[cfg(tidegate_tsan)]
+    {
+        let _ = order;
+        slot.swap(value, Ordering::AcqRel);
+    }
+}
+
+/// Reads a slot that its owner [`announce`]s. A plain load (see the module's head for the other build).
+#[inline(always)]
+pub(crate) fn observe(slot: &AtomicU64, order: Ordering) -> u64 {
+    #[cfg(not(tidegate_tsan))]
+    return slot.load(order);
+    #[cfg(tidegate_tsan)]
+    {
+        let _ = order;
+        slot.fetch_add(0, Ordering::AcqRel)
     }
 }
 

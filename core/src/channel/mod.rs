@@ -8,13 +8,8 @@
 //! - **C1** The state belongs to the owner while it is inside a section and the owner word it read after the pin
 //!   had no `TAKEN`; it belongs to a revoker from the end of a grace period that followed its own setting of that
 //!   bit until it clears it (Release). The other bits may be set by anyone at any time and are never lost.
-#![expect(
-    unsafe_code,
-    reason = "the owner's access to the shared state (C1); models: epoch/model.rs, channel/model.rs"
-)]
+#![expect(unsafe_code, reason = "the owner's access to the shared state (C1); models: crate::model")]
 
-#[cfg(all(test, loom))]
-mod model;
 mod names;
 mod ring;
 mod submit;
@@ -33,7 +28,7 @@ use crate::epoch::Line;
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
 use crate::region::table::word;
-use crate::sync::{AtomicU64, Cell, Ordering, cell_mut};
+use crate::sync::{AtomicU64, Cell, Ordering, cell_mut, mutated, order};
 use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::sync::Arc;
@@ -187,8 +182,12 @@ impl<E: Engine> Channel<E> {
         // `a::b::Engine<c::D>` is called `Engine`.
         let path = std::any::type_name::<E>().split('<').next().unwrap_or_default();
         let short = path.rsplit("::").next().unwrap_or("engine");
+        let line = match mutated("one-slot-for-two-channels").then(|| fabric.lines().first().cloned()) {
+            Some(Some(of_another)) => of_another,
+            _ => Arc::new(Line::new()),
+        };
         let core = Arc::new(Core {
-            line: Arc::new(Line::new()),
+            line,
             names: ring.names().clone(),
             meta: Meta {
                 name: cfg.name.clone().unwrap_or_else(|| format!("{short}-{id}")),
@@ -231,14 +230,15 @@ impl<E: Engine> Channel<E> {
     #[inline]
     pub fn pin(&mut self) -> Result<Pinned<'_, E>, Seized> {
         let line = &*self.core.line;
+        let early = mutated("owner-read-before-pin").then(|| line.owner.load(Ordering::Acquire));
         let epoch = if self.mode == 0 {
             self.fabric.epoch.enter(line, false)
         } else {
             enter_slow(&self.fabric, line, &mut self.mode)
         };
         // Acquire: what a revoker did to the state before it gave it back is ours.
-        let owner = line.owner.load(Ordering::Acquire);
-        if owner & owner::TAKEN != 0 {
+        let owner = early.unwrap_or_else(|| line.owner.load(order(Ordering::Acquire, "owner-load-relaxed")));
+        if owner & owner::TAKEN != 0 && !mutated("no-owner-word") {
             self.fabric.epoch.leave(line, epoch);
             return Err(Seized);
         }

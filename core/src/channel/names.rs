@@ -1,6 +1,6 @@
 //! The regions named by each ring entry, published for revokers.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, order};
 
 /// "No region": an operand that an operation does not have.
 pub(crate) const NO_REGION: u32 = u32::MAX - 1;
@@ -73,7 +73,8 @@ impl Names {
 
     /// Acquire: if the entry has ended, what its device did happens before what the caller does.
     pub(crate) fn look(&self, index: usize) -> Look {
-        let word = self.entry(index).map_or(Names::ended(Ended::Done), |e| e.load(Ordering::Acquire));
+        let acquire = order(Ordering::Acquire, "names-look-relaxed");
+        let word = self.entry(index).map_or(Names::ended(Ended::Done), |e| e.load(acquire));
         if Names::is_in_flight(word) {
             return Look::InFlight([(word >> 32) as u32, word as u32]);
         }

@@ -3,7 +3,7 @@
 use super::names::{Ended, Names};
 use crate::engine::Outcome;
 use crate::op::{Completion, Status, Ticket};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, order};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ impl Ring {
             Outcome::Unchecked => (Status::Unconfirmed, Ended::Unproved),
         };
         // Release: a revoker that sees it ended sees what the device did before.
-        name.store(Names::ended(ended), Ordering::Release);
+        name.store(Names::ended(ended), order(Ordering::Release, "names-end-relaxed"));
         match ended {
             Ended::Device => self.counters.device_errors += 1,
             _ => self.counters.done += 1,

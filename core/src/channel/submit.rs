@@ -5,7 +5,7 @@ use crate::engine::{AddressSpace, Engine, Operation, Push, Sink, Target};
 use crate::op::{Completion, Flow, Op, OpKind, Submit, Ticket};
 use crate::region::table::word;
 use crate::region::{Generation, RawSpan};
-use crate::sync::{CellPtr, Ordering, cell_mut};
+use crate::sync::{CellPtr, Ordering, cell_mut, mutated};
 use std::marker::PhantomData;
 
 /// A section on a channel: while it lives no grace period that began after it ends. Not `Send`.
@@ -60,7 +60,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
     /// device sees it at the latest when the section ends.
     #[inline]
     pub fn submit(&mut self, op: Op) -> Submit {
-        let open = self.open;
+        let (open, epoch) = (self.open, self.epoch);
         let (state, channel) = self.split();
         let ring = &mut state.ring;
         let Some(engine) =
@@ -107,6 +107,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
             }
         }
         ring.counters.declassified += u64::from(op.declassified);
+        if mutated("named-after-unpin") {
+            channel.fabric.epoch.leave(&channel.core.line, epoch);
+        }
         let ticket = ring.accept(op.from.index, op.to.index, op.cookie);
         self.pushed = true;
         Submit::Queued(ticket)
@@ -115,6 +118,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
     /// Takes completions, in the order the device gave them; returns how many were written to `out`.
     #[inline]
     pub fn poll(&mut self, out: &mut [Completion]) -> usize {
+        if mutated("poll-outside-the-section") {
+            self.channel.fabric.epoch.leave(&self.channel.core.line, self.epoch);
+        }
         let (state, channel) = self.split();
         let mut n = 0;
         if state.ring.has_leftovers() {

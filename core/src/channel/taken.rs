@@ -2,10 +2,10 @@
 
 use super::{Core, Ended, Look, Meta, NO_REGION, Names, State, owner};
 use crate::engine::{Cancel, Engine, Flush, Operation, Push, Sink, Target};
-use crate::epoch::{Epoch, Grace, Line};
+use crate::epoch::{Epoch, Grace, Line, Lines};
 use crate::fabric::Kept;
 use crate::op::Completion;
-use crate::sync::{Ordering, cell_mut};
+use crate::sync::{Ordering, cell_mut, mutated, order};
 use crossbeam_utils::CachePadded;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -209,17 +209,17 @@ impl Seizure {
     /// it: try again.
     pub(crate) fn begin(channel: &Arc<dyn Erased>, epoch: &Epoch) -> Option<Seizure> {
         let word = &channel.line().owner;
+        let taken = if mutated("taken-twice") { owner::CLOSED } else { owner::TAKEN | owner::CLOSED };
         let mut now = word.load(Ordering::Relaxed);
-        while now & (owner::TAKEN | owner::CLOSED) == 0 {
+        epoch.barrier_before_the_mark();
+        while now & taken == 0 {
             // Acquire: what an earlier revoker did before it gave it back is ours to see. (The fence of the grace
             // period would do as well; no model can tell.)
             match word.compare_exchange(now, now | owner::TAKEN, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    let line = channel.line().clone();
-                    return Some(Seizure {
-                        channel: channel.clone(),
-                        grace: Grace::begin(epoch, || vec![line]),
-                    });
+                    let nobody = mutated("seizure-without-grace").then(Lines::default);
+                    let lines = || nobody.unwrap_or_else(|| Arc::new([channel.line().clone()]));
+                    return Some(Seizure { channel: channel.clone(), grace: Grace::begin(epoch, lines) });
                 }
                 Err(seen) => now = seen,
             }
@@ -291,9 +291,10 @@ impl Taken {
     pub(crate) fn give_back(self) -> Result<(), Taken> {
         let word = &self.channel.line().owner;
         let mut now = word.load(Ordering::Relaxed);
-        while now & owner::ORPHANED == 0 {
+        let release = order(Ordering::Release, "give-back-relaxed");
+        while now & owner::ORPHANED == 0 || mutated("orphan-given-back") {
             // Release: what we did to the state is the owner's from now on.
-            match word.compare_exchange(now, now & !owner::TAKEN, Ordering::Release, Ordering::Relaxed) {
+            match word.compare_exchange(now, now & !owner::TAKEN, release, Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(seen) => now = seen,
             }
@@ -313,7 +314,7 @@ impl Taken {
 /// Looks at one remembered entry: `None` while it still names one of the regions.
 pub(crate) fn look_again(names: &Names, index: usize, wanted: impl Fn([u32; 2]) -> bool) -> Option<Look> {
     match names.look(index) {
-        Look::InFlight(regions) if wanted(regions) => None,
+        Look::InFlight(regions) if wanted(regions) && !mutated("no-drain-wait") => None,
         look => Some(look),
     }
 }

@@ -4,10 +4,10 @@ use super::report::{HeldWhy, Phase, Progress, Report};
 use super::work::{Patience, Work};
 use crate::channel::{Erased, owner};
 use crate::engine::Target;
-use crate::epoch::Grace;
+use crate::epoch::{Grace, Lines};
 use crate::fabric::{Job, Quarantined, Shared};
 use crate::region::{Class, Inner, MapError};
-use crate::sync::{Mutex, Ordering};
+use crate::sync::{Mutex, Ordering, mutated};
 use crate::{Cause, Deadline};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub(crate) struct Drain {
     stage: Stage,
     /// Unfinished, with sections that may still act on what they saw before the mark.
     grace: Option<Grace>,
+    /// Of a mutation: the channels there were before the bump.
+    #[cfg(loom)]
+    early: Option<Vec<Arc<dyn Erased>>>,
     /// A device did not stop, or a channel could not be had.
     stop_device: bool,
     report: Report,
@@ -68,18 +71,29 @@ impl Drain {
         by: Deadline,
     ) -> Drain {
         let started = Instant::now();
-        for region in &regions {
-            fabric.table.mark(region.index);
+        #[cfg(loom)]
+        let early = mutated("channels-read-before-the-bump").then(|| fabric.channels());
+        let mark = || regions.iter().for_each(|region| fabric.table.mark(region.index));
+        fabric.epoch.barrier_before_the_mark();
+        if !mutated("mark-after-bump") {
+            mark();
         }
         for channel in &closing {
             channel.meta().blame(why);
             // Release: a section that finds the channel closing finds the cause too. Also while another revoker has
             // it: it gives it back closing.
-            channel.line().owner.fetch_or(owner::CLOSING, Ordering::Release);
+            let word = &channel.line().owner;
+            if !mutated("closing-lost") || word.load(Ordering::Relaxed) == owner::MINE {
+                word.fetch_or(owner::CLOSING, Ordering::Release);
+            }
         }
         let mut report = Report::new(why);
         report.spend(Phase::Gate, started.elapsed());
-        let grace = Grace::begin(&fabric.epoch, || fabric.lines());
+        let nobody = mutated("no-grace-period").then(Lines::default);
+        let grace = Grace::begin(&fabric.epoch, || nobody.unwrap_or_else(|| fabric.lines()));
+        if mutated("mark-after-bump") {
+            mark();
+        }
         Drain {
             fabric: fabric.clone(),
             by,
@@ -91,6 +105,8 @@ impl Drain {
             gate,
             stage: Stage::Grace(grace),
             grace: None,
+            #[cfg(loom)]
+            early,
             stop_device: false,
             report,
         }
@@ -138,6 +154,7 @@ impl Drain {
             let patience = self.patience();
             match std::mem::replace(&mut self.stage, Stage::Broken) {
                 Stage::Grace(mut grace) => {
+                    let early = mutated("scan-before-the-grace-period").then(|| self.scan());
                     if !grace.turn(&self.fabric.epoch) && patience < Patience::Force {
                         self.stage = Stage::Grace(grace);
                         return Progress::Pending(Phase::Grace);
@@ -152,7 +169,7 @@ impl Drain {
                     self.grace = Some(grace).filter(|g| !g.pending().is_empty());
                     self.end(Phase::Grace);
                     // Read after the grace period: a channel made under an old pin counts.
-                    let works = self.scan();
+                    let works = early.unwrap_or_else(|| self.scan());
                     self.stage = Stage::Channels(works, Phase::Drain);
                 }
                 Stage::Channels(mut works, phase) => {
@@ -236,8 +253,10 @@ impl Drain {
             .collect();
         let named = &self.named;
         let closing = &self.closing;
-        self.fabric
-            .channels()
+        let channels = self.fabric.channels();
+        #[cfg(loom)]
+        let channels = self.early.clone().unwrap_or(channels);
+        channels
             .into_iter()
             .filter_map(|channel| {
                 let close = closing.iter().any(|c| Arc::ptr_eq(c, &channel));

@@ -5,7 +5,7 @@ use crate::channel::{Ended, Erased, Flushing, Look, Seizure, Taken, look_again, 
 use crate::engine::{Cancel, Flush, Target};
 use crate::fabric::{Quarantined, Shared};
 use crate::op::Ticket;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, mutated};
 use std::sync::Arc;
 
 /// Where the deadlines stand.
@@ -281,7 +281,7 @@ impl Work {
         patience: Patience,
         report: &mut Report,
     ) -> Stop {
-        match taken.cancel() {
+        match if mutated("withdrawn-without-cancel") { Cancel::Stopped } else { taken.cancel() } {
             Cancel::Pending if patience < Patience::Force => {
                 taken.retire();
                 return Stop::Asked;

@@ -2,14 +2,21 @@
 
 use super::thread::Pinner;
 use super::{ACTIVE, Epoch, Line};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, mutated, observe, order};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the fast phase spins before it pays a membarrier (measured best between 1 and 5 us: a busy poller
+/// How long the fast phase looks before it pays a membarrier (measured best between 1 and 5 us: a busy poller
 /// passes within its turn).
 const SPIN: Duration = Duration::from_micros(2);
+/// Looks at a slot without ACTIVE whose owner may be between two sections.
+const LINGER: u32 = 3;
+/// Pauses between two looks at most: a slot that is read without pause is taken from its owner's cache each time.
+const PAUSES: u32 = 16;
+
+/// The lines of all channels at one moment.
+pub(crate) type Lines = Arc<[Arc<CachePadded<Line>>]>;
 
 type Slot = Arc<CachePadded<Line>>;
 
@@ -17,60 +24,93 @@ type Slot = Arc<CachePadded<Line>>;
 #[derive(Debug)]
 pub(crate) struct Grace {
     target: u64,
-    pending: Vec<Slot>,
+    lines: Lines,
+    /// How many of them, from the first on, are past.
+    seen: usize,
     speed: Speed,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Speed {
-    /// Only an announced epoch at or past the target counts; spins until then, then falls to the slow one.
-    Fast { since: Instant },
-    /// After the barrier. `idle_counts`: it succeeded, so a slot without ACTIVE is past too.
-    Slow { idle_counts: bool },
+    /// Only an announced epoch at or past the target counts.
+    Fast,
+    /// After the barrier. `idle_counts`: it succeeded, so a slot without ACTIVE is past too. `left`: not past yet.
+    Slow { idle_counts: bool, left: Vec<Arc<CachePadded<Line>>> },
 }
 
 impl Grace {
-    /// Bumps the epoch, then takes the lines to wait for from `lines`. Call after the marks.
-    pub(crate) fn begin(epoch: &Epoch, lines: impl FnOnce() -> Vec<Arc<CachePadded<Line>>>) -> Grace {
-        let target = epoch.bump();
-        Grace { target, pending: lines(), speed: Speed::Fast { since: Instant::now() } }
+    /// Bumps the epoch, then takes the lines to wait for from `lines`. Call after the marks. No allocation of its
+    /// own, no system call.
+    pub(crate) fn begin(epoch: &Epoch, lines: impl FnOnce() -> Lines) -> Grace {
+        let (target, lines) = if mutated("lines-read-before-the-bump") {
+            let early = lines();
+            (epoch.bump(), early)
+        } else {
+            // A channel that is listed later than this saw the bump, and so the marks.
+            (epoch.bump(), lines())
+        };
+        Grace { target, lines, seen: 0, speed: Speed::Fast }
     }
 
     /// Looks again. True when the grace period is over. Spins at most 2 us, makes at most one membarrier in the
-    /// life of the grace period.
+    /// life of the grace period; allocates only for channels that are inside a section for longer than that.
     pub(crate) fn turn(&mut self, epoch: &Epoch) -> bool {
-        if let Speed::Fast { since } = self.speed {
-            loop {
-                let mut active = false;
-                let target = self.target;
-                self.pending.retain(|line| {
-                    // Acquire: what the section did before it left (or entered anew) happens before what we do.
-                    let slot = line.slot.load(Ordering::Acquire);
-                    active |= slot & ACTIVE != 0;
-                    slot & !ACTIVE < target
-                });
-                if self.pending.is_empty() {
-                    return true;
-                }
-                // An idle owner announces nothing: spinning for it would be in vain.
-                if !active || cfg!(loom) || since.elapsed() >= SPIN {
-                    break;
-                }
-                for _ in 0..16 {
-                    std::hint::spin_loop();
-                }
-            }
-            self.speed = Speed::Slow { idle_counts: self.barrier(epoch) };
-        }
-        let Speed::Slow { idle_counts } = self.speed else { return false };
         let target = self.target;
-        // Read again after the barrier: idle seen before it proves nothing.
-        self.pending.retain(|line| {
-            let slot = line.slot.load(Ordering::Acquire);
-            let past = slot & !ACTIVE >= target || (idle_counts && (slot & ACTIVE == 0 || line.is_dead()));
-            !past
-        });
-        self.pending.is_empty()
+        // Acquire: what the section did before it left (or entered anew) happens before what we do.
+        let is_past = |line: &Line, idle_counts| {
+            let slot = observe(&line.slot, order(Ordering::Acquire, "slow-read-relaxed"));
+            slot & !ACTIVE >= target || (idle_counts && (slot & ACTIVE == 0 || line.is_dead()))
+        };
+        match &mut self.speed {
+            Speed::Slow { idle_counts, left } => left.retain(|line| !is_past(line, *idle_counts)),
+            Speed::Fast => {
+                let idle_counts = !self.look() && self.barrier(epoch);
+                // Read again after the barrier: idle seen before it proves nothing.
+                let rest = self.lines.iter().skip(self.seen);
+                let left = rest.filter(|line| !is_past(line, idle_counts)).cloned().collect();
+                self.speed = Speed::Slow { idle_counts, left };
+            }
+        }
+        self.pending().is_empty()
+    }
+
+    /// The fast phase: waits for announcements, one line after the other (E3). False when only the barrier can
+    /// tell, or it took too long.
+    fn look(&mut self) -> bool {
+        let target = self.target;
+        // Acquire: as in `turn`.
+        let read = |line: &Line| observe(&line.slot, order(Ordering::Acquire, "fast-read-relaxed"));
+        let announced = |slot: u64| {
+            slot & !ACTIVE >= target || (slot & ACTIVE == 0 && mutated("idle-counted-before-the-barrier"))
+        };
+        // Will it announce by itself, and soon? Not if it is idle since before the last bump.
+        let stirs = |slot: u64, looks: u32| {
+            announced(slot) || slot & ACTIVE != 0 || (slot == target - 2 && looks < LINGER)
+        };
+        let (mut looks, mut since) = (0, None);
+        while let Some(line) = self.lines.get(self.seen) {
+            let slot = read(line);
+            if announced(slot) {
+                (self.seen, looks) = (self.seen + 1, 0);
+                continue;
+            }
+            let begun = match since {
+                Some(begun) => begun,
+                // Nobody is waited for if another will need the barrier anyway.
+                None if self.lines.iter().skip(self.seen + 1).all(|line| stirs(read(line), 0)) => {
+                    *since.insert(Instant::now())
+                }
+                None => return false,
+            };
+            if cfg!(loom) || !stirs(slot, looks) || begun.elapsed() >= SPIN {
+                return false;
+            }
+            for _ in 0..PAUSES.min(1 << looks.min(31)) {
+                std::hint::spin_loop();
+            }
+            looks += 1;
+        }
+        true
     }
 
     /// Counts sections whose thread died in them as past, and returns those: the line, and who it was. `is_gone`:
@@ -78,17 +118,15 @@ impl Grace {
     /// barrier.
     ///
     /// A dead thread accepts nothing any more. That it is *its* section follows from the barrier that went before:
-    /// whoever got the channel from it and pinned it since announced itself first (E3), so either that is seen here,
+    /// whoever got the channel from it and pinned it since announced itself first (E4), so either that is seen here,
     /// or that section sees our marks. What the dead thread did last happens before the end of the second barrier
     /// (see [`Pinner::is_gone`]). The second look refuses a line that changed hands while it was read.
     #[cold]
     pub(crate) fn bury(&mut self, epoch: &Epoch, is_gone: impl Fn(Pinner) -> bool) -> Vec<(Slot, Pinner)> {
         // Without a barrier nothing says that the line shows who is in the section.
-        if !matches!(self.speed, Speed::Slow { idle_counts: true }) {
-            return Vec::new();
-        }
+        let Speed::Slow { idle_counts: true, left } = &mut self.speed else { return Vec::new() };
         let who = |line: &Slot| Some((line.clone(), Pinner::of(line))).filter(|(_, who)| is_gone(*who));
-        let mut gone: Vec<_> = self.pending.iter().filter_map(who).collect();
+        let mut gone: Vec<_> = left.iter().filter_map(who).collect();
         if gone.is_empty() || !epoch.barrier.after_death() {
             return Vec::new();
         }
@@ -97,7 +135,7 @@ impl Grace {
             // Release: who reads it has what the dead thread did.
             line.dead.store(who.serial, Ordering::Release);
         }
-        self.pending.retain(|line| !gone.iter().any(|(dead, _)| Arc::ptr_eq(dead, line)));
+        left.retain(|line| !gone.iter().any(|(dead, _)| Arc::ptr_eq(dead, line)));
         gone
     }
 
@@ -108,20 +146,27 @@ impl Grace {
 
     /// One barrier for all revokers that bumped before it began.
     fn barrier(&self, epoch: &Epoch) -> bool {
-        if epoch.covers.load(Ordering::Acquire) >= self.target {
+        if epoch.covers.load(order(Ordering::Acquire, "covers-load-relaxed")) >= self.target {
             return true;
         }
         // Read before the barrier begins: every bump up to here, and its marks, is covered by it.
-        let covered = epoch.now.load(Ordering::Acquire);
-        let done = epoch.barrier.heavy();
+        let mut covered = epoch.now.load(Ordering::Acquire);
+        let done =
+            mutated("barrier-before-the-mark") || epoch.barrier.heavy() || mutated("failed-barrier-counts");
+        if mutated("covers-read-after-the-barrier") {
+            covered = epoch.now.load(Ordering::Acquire);
+        }
         if done {
-            epoch.covers.fetch_max(covered, Ordering::Release);
+            epoch.covers.fetch_max(covered, order(Ordering::Release, "covers-store-relaxed"));
         }
         done
     }
 
-    /// The lines still waited for.
+    /// The lines still waited for; before the first turn, all.
     pub(crate) fn pending(&self) -> &[Arc<CachePadded<Line>>] {
-        &self.pending
+        match &self.speed {
+            Speed::Fast => &self.lines,
+            Speed::Slow { left, .. } => left,
+        }
     }
 }

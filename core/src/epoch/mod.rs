@@ -14,20 +14,26 @@
 //! - **E2** A slot that shows an epoch at or past the bump entered after it, and saw the mark: its load of the
 //!   epoch acquired the bump.
 //!
-//! Loom models of this module and the mutations that they catch: `epoch/model.rs`.
+//! - **E3** "Past" is for good: a slot that was past for a grace period stays past for it, whatever its owner does
+//!   next.
+//!
+//! Why a membarrier is enough: `docs/membarrier.md`; `litmus.rs` sees it fail without. Loom models:
+//! `crate::model`; the weakenings that they catch: `ci/mutations/loom`.
 
 mod barrier;
 mod grace;
-#[cfg(all(test, loom))]
-mod model;
+#[cfg(all(test, not(loom)))]
+mod litmus;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub(crate) mod thread;
 
 pub(crate) use barrier::Barrier;
 pub use barrier::BarrierMode;
-pub(crate) use grace::Grace;
+pub(crate) use grace::{Grace, Lines};
 pub(crate) use thread::this_thread;
 
-use crate::sync::{AtomicU64, Ordering, fence, light_barrier};
+use crate::sync::{AtomicU64, Ordering, announce, full_fence, light_barrier, mutated, order};
 use crossbeam_utils::CachePadded;
 
 /// Bit 0 of a slot: its owner is inside a section.
@@ -106,15 +112,17 @@ impl Epoch {
 
     /// Registers a slot (or brings a parked one back). False if it was registered already.
     pub(crate) fn register(&self, line: &Line) -> bool {
-        let fresh = line.slot.compare_exchange(OFFLINE, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        // Relaxed: the fence orders it. (Without fences, see `sync`, the read-modify-write itself.)
+        let strength = if cfg!(tidegate_tsan) { Ordering::AcqRel } else { Ordering::Relaxed };
+        let fresh = line.slot.compare_exchange(OFFLINE, 0, strength, Ordering::Relaxed).is_ok();
         // Pairs with the fence after a revoker's bump: it sees the slot registered, or we see its mark.
-        fence(Ordering::SeqCst);
+        full_fence("no-fence-in-register");
         fresh
     }
 
     /// Takes a slot off the list of those that a revoker waits for. Only outside a section.
     pub(crate) fn unregister(&self, line: &Line) {
-        line.slot.store(OFFLINE, Ordering::Release);
+        announce(&line.slot, OFFLINE, order(Ordering::Release, "unregister-relaxed"));
     }
 
     /// Enters a section; the value goes to [`Epoch::leave`]. `fenced` is the channel's copy of
@@ -126,10 +134,10 @@ impl Epoch {
             thread::announce(line);
         }
         // Acquire: whoever announces the new epoch has seen the mark that came before the bump (E2).
-        let epoch = self.now.load(Ordering::Acquire);
-        line.slot.store(epoch | ACTIVE, Ordering::Release);
+        let epoch = self.now.load(order(Ordering::Acquire, "pin-epoch-relaxed"));
+        announce(&line.slot, epoch | ACTIVE, order(Ordering::Release, "pin-store-relaxed"));
         if fenced {
-            full_fence();
+            section_fence();
         }
         light_barrier();
         epoch
@@ -138,21 +146,35 @@ impl Epoch {
     /// Leaves a section. Release: what was done inside happens before a revoker sees the slot past.
     #[inline(always)]
     pub(crate) fn leave(&self, line: &Line, epoch: u64) {
-        line.slot.store(epoch, Ordering::Release);
+        announce(&line.slot, epoch, order(Ordering::Release, "unpin-relaxed"));
     }
 
     /// Opens the next epoch and returns it. Every revoker bumps for itself, after its own marks: another's epoch
     /// may have been announced by a section that did not see ours.
     fn bump(&self) -> u64 {
-        let new = self.now.fetch_add(2, Ordering::Release) + 2;
+        let new = if mutated("borrowed-bump") {
+            self.now.fetch_max(FIRST + 2, Ordering::AcqRel).max(FIRST + 2)
+        } else {
+            self.now.fetch_add(2, order(Ordering::Release, "bump-relaxed")) + 2
+        };
         self.barrier.after_bump();
         new
+    }
+}
+
+impl Epoch {
+    /// Of a mutation: the barrier where a revoker must not make it.
+    #[inline(always)]
+    pub(crate) fn barrier_before_the_mark(&self) {
+        if mutated("barrier-before-the-mark") {
+            self.barrier.heavy();
+        }
     }
 }
 
 /// The arm of `enter` for fabrics without membarrier, out of line so that the fast arm has no fence in it.
 #[cold]
 #[inline(never)]
-fn full_fence() {
-    fence(Ordering::SeqCst);
+fn section_fence() {
+    full_fence("no-fence-in-pin");
 }

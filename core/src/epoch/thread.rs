@@ -5,9 +5,9 @@
 //! next thread). The id in the kernel stands beside it in the channel's line, for the question *is it dead?*
 //!
 //! # Invariants
-//! - **E3** [`announce`] comes before the slot is stored, by the same thread, whenever a line changes hands. So whoever
+//! - **E4** [`announce`] comes before the slot is stored, by the same thread, whenever a line changes hands. So whoever
 //!   sees the slot of a section, after a barrier, sees the thread that is in it.
-//! - **E4** A serial number is dead only if the kernel said so: the thread is gone, a zombie, or its id is another
+//! - **E5** A serial number is dead only if the kernel said so: the thread is gone, a zombie, or its id is another
 //!   thread's (which started at another time). Every doubt says *alive*, which costs a stall and nothing else.
 #![cfg_attr(
     not(loom),
@@ -41,7 +41,7 @@ pub(crate) fn this_thread() -> u64 {
     SERIAL.get()
 }
 
-/// Writes into the line that this thread is the one that enters sections with it (E3). For the first line of a
+/// Writes into the line that this thread is the one that enters sections with it (E4). For the first line of a
 /// thread it asks the kernel who we are (gettid, and a read of /proc/thread-self/stat: some 10 us).
 #[cold]
 #[inline(never)]
@@ -89,7 +89,7 @@ impl Pinner {
         (!self.is_gone()).then(|| name.trim_end().to_owned())
     }
 
-    /// Does the kernel say that the thread executes nothing any more, in this process? (E4) One to four system calls.
+    /// Does the kernel say that the thread executes nothing any more, in this process? (E5) One to four system calls.
     ///
     /// What it did before happens before what the caller does after a heavy barrier (a SeqCst fence where sections
     /// fence) that follows the answer: the kernel passes a full barrier between a dying thread's last access of user

@@ -1,6 +1,6 @@
 //! Setting a fabric up.
 
-use super::{Control, Fabric, Shared};
+use super::{Control, Fabric, List, Shared};
 use crate::epoch::{Barrier, BarrierMode, Epoch};
 use crate::region::table::{MAX_SLOTS, Table};
 use crate::sync::{AtomicU64, Mutex};
@@ -85,7 +85,7 @@ impl FabricBuilder {
                 epoch: Epoch::new(Barrier::choose(self.barrier)),
                 table: Table::new(self.regions, FABRICS.fetch_add(1, Ordering::Relaxed)),
                 control: Control::new(self.control.as_deref())?,
-                channels: Mutex::new(Vec::new()),
+                channels: Mutex::new(List::default()),
                 quarantine: Mutex::new(Vec::new()),
                 loosened: AtomicU64::new(0),
                 running: Mutex::new(Vec::new()),

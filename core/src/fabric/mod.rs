@@ -2,6 +2,7 @@
 
 mod builder;
 mod control;
+mod list;
 mod quarantine;
 mod snapshot;
 
@@ -13,7 +14,7 @@ pub use snapshot::{ChannelState, Snapshot};
 use crate::channel::{Channel, ChannelConfig, Core, Erased, Meta, Reach, Seat, owner};
 use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation, Running};
 use crate::engine::{Engine, Target};
-use crate::epoch::{Epoch, Line};
+use crate::epoch::{Epoch, Line, Lines};
 use crate::memory::Backing;
 use crate::region::table::{Place, Table, word};
 use crate::region::{Access, Class, Hold, Inner, Mapping, Region, RegionError};
@@ -21,6 +22,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::tag::{RegionTag, Shared as SharedTag};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
+use list::List;
 use std::sync::{Arc, Weak};
 
 /// An address space of devices (one IOAS); made by [`Fabric::domain`] only.
@@ -53,7 +55,7 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     pub(crate) table: Table,
     pub(crate) control: Control,
-    channels: Mutex<Vec<Arc<dyn Erased>>>,
+    channels: Mutex<List>,
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
     /// Engines in quarantine that stopped by themselves: since then regions are free that no `release` asks for.
     loosened: AtomicU64,
@@ -76,12 +78,12 @@ impl Shared {
     }
 
     pub(crate) fn delist(&self, channel: &Arc<dyn Erased>) {
-        lock(&self.channels).retain(|c| !Arc::ptr_eq(c, channel));
+        lock(&self.channels).remove(channel);
     }
 
     /// All channels, live, closing and orphaned.
     pub(crate) fn channels(&self) -> Vec<Arc<dyn Erased>> {
-        lock(&self.channels).clone()
+        lock(&self.channels).all().to_vec()
     }
 
     /// Drains that somebody still has.
@@ -95,13 +97,13 @@ impl Shared {
         all.extend(new.map(Arc::downgrade));
     }
 
-    /// The lines a grace period waits for.
-    pub(crate) fn lines(&self) -> Vec<Arc<CachePadded<Line>>> {
-        lock(&self.channels).iter().map(|c| c.line().clone()).collect()
+    /// The lines a grace period waits for. Walks the channels only if one came or went since the last call.
+    pub(crate) fn lines(&self) -> Lines {
+        lock(&self.channels).lines()
     }
 
     pub(crate) fn channel_of(&self, line: &Arc<CachePadded<Line>>) -> Option<Arc<dyn Erased>> {
-        lock(&self.channels).iter().find(|c| Arc::ptr_eq(c.line(), line)).cloned()
+        lock(&self.channels).all().iter().find(|c| Arc::ptr_eq(c.line(), line)).cloned()
     }
 
     /// A window by its slot, if it is live.
@@ -254,7 +256,7 @@ impl Fabric {
         cfg: ChannelConfig,
         seat: Seat,
     ) -> Result<Channel<E>, ChannelError> {
-        if lock(&self.shared.channels).len() >= self.shared.max_channels {
+        if lock(&self.shared.channels).all().len() >= self.shared.max_channels {
             return Err(ChannelError::Channels { channels: self.shared.max_channels });
         }
         let gate = seat.gate.clone();
