@@ -117,7 +117,10 @@ pub use channel::{Channel, ChannelConfig, Counters, Pinned, Reach, Seat, Seized,
 pub use drain::{Gate, GateClosed, Quiesce, QuiesceError, Quiesced, Revocation, WaitError};
 pub use engine::Engine;
 pub use epoch::BarrierMode;
-pub use fabric::{ChannelError, ChannelState, DomainId, Fabric, FabricBuilder, Poller, Revocable, Snapshot};
+pub use fabric::{
+    ChannelError, ChannelState, DomainId, Fabric, FabricBuilder, Poller, Revocable, RevokeTotals, Snapshot,
+    Stalled,
+};
 pub use memory::{Backing, Memory, MemoryError, page_size};
 pub use op::{Completion, Flow, Op, OpKind, Status, Submit, Ticket};
 pub use region::{Access, Class, Extent, Generation, Handle, MapError, Mapping, Region, RegionError, Span};

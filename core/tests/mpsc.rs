@@ -301,7 +301,9 @@ fn with_many_threads_every_request_is_answered_exactly_once() {
     let fabric = Fabric::builder().regions(64).build().unwrap();
     let memory = Memory::allocate("mpsc", 4096).unwrap();
     let (sent, answered, gone) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    for round in 0..60_u64 {
+    // How much each round finds under way is the scheduler's: on until all of it has been seen.
+    let seen = || sent.load(Ordering::Relaxed) > 1000 && gone.load(Ordering::Relaxed) > 0;
+    for round in (0..2000_u64).take_while(|round| *round < 60 || !seen()) {
         let poller = fabric.poller("owner");
         let mut channel = fabric.channel(&poller, Cpu::new(32), ChannelConfig::depth(32)).unwrap();
         let mut inbox = Inbox::new(&channel, InboxConfig::window(16));

@@ -92,6 +92,12 @@ impl Names {
         (0..self.len()).filter(named).count() as u64
     }
 
+    /// Is anything in flight?
+    pub(crate) fn any_in_flight(&self) -> bool {
+        // Acquire, as in `look`.
+        self.entries.iter().any(|entry| Names::is_in_flight(entry.load(Ordering::Acquire)))
+    }
+
     /// Every region that an operation in flight names, or that may have posted writes on the way to it.
     pub(crate) fn touched(&self) -> Vec<u32> {
         let mut all = self.dirty().unwrap_or_default();

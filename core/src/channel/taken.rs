@@ -239,6 +239,16 @@ impl Seizure {
         self.grace.turn(epoch)
     }
 
+    /// The grace period on its slot.
+    pub(crate) fn grace(&self) -> &Grace {
+        &self.grace
+    }
+
+    /// The same, to look after its owner.
+    pub(crate) fn grace_mut(&mut self) -> &mut Grace {
+        &mut self.grace
+    }
+
     /// The possession; only after [`Seizure::turn`] said so.
     pub(crate) fn finish(self) -> Option<Taken> {
         self.grace.pending().is_empty().then(|| Taken { channel: self.channel })

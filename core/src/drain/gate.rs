@@ -1,9 +1,10 @@
 //! The gate of a device: who may begin something with it, and the proof that nothing is going on.
 
 use super::report::{Progress, Report};
+use super::stall::Stall;
 use super::wait::WaitError;
 use crate::channel::Erased;
-use crate::fabric::Shared;
+use crate::fabric::{Revocable, Shared};
 use crate::region::{Inner, MapError};
 use crate::sync::{Mutex, lock};
 use crate::{Cause, Deadline};
@@ -59,6 +60,9 @@ enum Now {
     Quiet(Cause),
     /// The quiesce or its proof was dropped: fail closed.
     Closed(Cause),
+    /// Restored; opens when the last owner that the forced path gave up on has left its section, and its channel is
+    /// closed.
+    Restoring(Cause),
 }
 
 /// The gate is closed.
@@ -129,18 +133,32 @@ impl Gate {
     /// # Errors
     /// [`GateClosed`].
     pub fn check(&self) -> Result<(), GateClosed> {
-        match lock(&self.0.state).now {
-            Now::Open => Ok(()),
-            Now::Closing(why) | Now::Quiet(why) | Now::Closed(why) => Err(GateClosed { why }),
+        self.closed_for(&mut lock(&self.0.state)).map_or(Ok(()), |why| Err(GateClosed { why }))
+    }
+
+    /// Why it is closed. One that is being restored opens here.
+    fn closed_for(&self, state: &mut State) -> Option<Cause> {
+        match state.now {
+            Now::Open => None,
+            Now::Restoring(_) if !self.0.fabric.closes_later_of(self) => {
+                state.now = Now::Open;
+                None
+            }
+            Now::Closing(why) | Now::Quiet(why) | Now::Closed(why) | Now::Restoring(why) => Some(why),
         }
+    }
+
+    /// Owners of the device's channels that stay inside a section which a forced quiesce gave up on: what keeps a
+    /// restored gate closed.
+    pub fn stalls(&self) -> Vec<Stall> {
+        self.0.fabric.stalls_of(self)
     }
 
     /// Runs `make` while the gate is held open, and remembers the window it makes.
     pub(crate) fn admit<R>(&self, make: impl FnOnce() -> (R, Option<Weak<Inner>>)) -> Result<R, GateClosed> {
         let mut state = lock(&self.0.state);
-        match state.now {
-            Now::Open => {}
-            Now::Closing(why) | Now::Quiet(why) | Now::Closed(why) => return Err(GateClosed { why }),
+        if let Some(why) = self.closed_for(&mut state) {
+            return Err(GateClosed { why });
         }
         let (made, window) = make();
         state.regions.retain(|r| r.strong_count() > 0);
@@ -159,22 +177,16 @@ impl Gate {
             let mut state = lock(&self.0.state);
             match state.now {
                 Now::Closing(why) | Now::Quiet(why) => return Err(QuiesceError::Busy { why }),
-                Now::Open | Now::Closed(_) => state.now = Now::Closing(why),
+                Now::Open | Now::Closed(_) | Now::Restoring(_) => state.now = Now::Closing(why),
             }
             let all: Vec<Arc<Inner>> = state.regions.iter().filter_map(Weak::upgrade).collect();
             (all, std::mem::take(&mut state.earlier))
         };
         let live: Vec<Arc<Inner>> = live.into_iter().filter(|region| !region.is_gone()).collect();
-        let closing = self.0.fabric.channels().into_iter().filter(|c| self.owns(&**c)).collect();
-        let running = super::Revocation::begin_all(
-            &self.0.fabric,
-            &live,
-            closing,
-            Some(self.clone()),
-            earlier,
-            why,
-            by,
-        );
+        let closing = self.0.fabric.channels().iter().filter(|c| self.owns(&***c)).cloned().collect();
+        let closing = super::Closing { channels: closing, gate: Some(self.clone()), patient: false };
+        let live: Vec<Revocable<'_>> = live.iter().map(Revocable::new).collect();
+        let running = super::Revocation::begin_all(&self.0.fabric, &live, closing, earlier, why, by);
         let unfinished = running.parts().filter(|part| !part.is_done()).cloned().collect();
         lock(&self.0.state).earlier = unfinished;
         Ok(Quiesce { gate: self.clone(), running: Some(running) })
@@ -187,11 +199,11 @@ impl Gate {
     /// Descriptors in flight now that name windows into the device or sit on its channels. Walks the rings.
     pub fn in_flight(&self) -> u64 {
         let windows: Vec<u32> = self.alive().iter().map(|r| r.index).collect();
-        let of = |channel: Arc<dyn Erased>| {
-            let own = self.owns(&*channel);
+        let of = |channel: &Arc<dyn Erased>| {
+            let own = self.owns(&**channel);
             channel.names().count(|regions| own || regions.iter().any(|r| windows.contains(r)))
         };
-        self.0.fabric.channels().into_iter().map(of).sum()
+        self.0.fabric.channels().iter().map(of).sum()
     }
 
     /// Windows into the device's BARs that are mapped: live, or their revoke has not ended.
@@ -230,6 +242,11 @@ impl Quiesce {
     /// Goes as far as it can without waiting.
     pub fn turn(&mut self) -> Progress {
         self.running.as_mut().map_or(Progress::Done, |running| running.turn())
+    }
+
+    /// Whose sections hold it up right now.
+    pub fn stalls(&self) -> Vec<Stall> {
+        self.running.as_ref().map_or_else(Vec::new, |running| running.stalls())
     }
 
     /// Turns until done. Ends within the deadline (plus the time of a turn): past it, the forced path.
@@ -310,9 +327,14 @@ impl Quiesced {
     }
 
     /// Opens the gate, in the next generation. Old channels stay closed; make new ones, and recover the imports.
+    ///
+    /// If the forced path gave up on an owner inside its section, that owner may still write to the old queue of
+    /// the device. The gate then stays closed until the owner is out (or its thread is dead) and its channel was
+    /// taken from it: [`Gate::check`] says so, [`Gate::stalls`] says who it is. It opens by itself then.
     pub fn restore(mut self) -> Report {
         self.gate.0.generation.fetch_add(1, Ordering::AcqRel);
-        self.gate.set(Now::Open);
+        self.gate.set(Now::Restoring(self.report.cause));
+        let _ = self.gate.check();
         self.restored = true;
         (*self.report).clone()
     }

@@ -4,20 +4,24 @@
 //! drain (or seize and cancel), window flush, unmap*. It is turned by whoever waits for it, or by the fabric's
 //! control thread; no call blocks in it.
 
+mod finish;
 mod gate;
 mod machine;
 mod report;
+mod stall;
 mod wait;
 mod work;
 
 pub use gate::{DeviceId, Gate, GateClosed, Initiator, Quiesce, QuiesceError, Quiesced};
 pub use report::{FlushUsed, Held, HeldWhy, Outcome, Phase, Progress, Report};
+pub use stall::Stall;
+pub(crate) use stall::Watch;
 pub use wait::WaitError;
+pub(crate) use wait::{Pause, own_pin};
 
 use crate::channel::Erased;
-use crate::fabric::Shared;
-use crate::region::Inner;
-use crate::sync::{Mutex, lock};
+use crate::fabric::{Revocable, Shared};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::{Cause, Deadline};
 use machine::Drain;
 use std::sync::Arc;
@@ -26,21 +30,39 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Running {
     drain: Mutex<Drain>,
+    /// It has no deadline: see [`Closing::patient`].
+    patient: bool,
+    /// 1 when it has ended; read without the lock, which is held while it is turned.
+    done: AtomicU64,
 }
 
 impl Running {
-    /// Turns it, unless somebody else is at it right now.
+    /// Turns it, once nobody else is at it.
     pub(crate) fn turn(&self) -> Progress {
-        lock(&self.drain).turn()
+        let mut drain = lock(&self.drain);
+        let progress = drain.turn();
+        if progress == Progress::Done {
+            // Release: who sees it sees what it did.
+            self.done.store(1, Ordering::Release);
+        }
+        progress
+    }
+
+    pub(crate) fn stalls(&self) -> Vec<Stall> {
+        lock(&self.drain).stalls()
+    }
+
+    pub(crate) fn is_patient(&self) -> bool {
+        self.patient
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        lock(&self.drain).is_done()
+        self.done.load(Ordering::Acquire) != 0
     }
 }
 
 /// A revoke under way (of one region or a batch). A state machine: [`Revocation::turn`] never waits. Dropped
-/// unfinished, it goes on on the control thread.
+/// unfinished, it goes on on the control thread; so does one that has seized a channel and is turned no more.
 #[derive(Debug)]
 #[must_use = "turn or wait it; dropped, it goes on in the background"]
 pub struct Revocation {
@@ -48,63 +70,68 @@ pub struct Revocation {
     own: Option<Arc<Running>>,
     /// Revokes that others began of regions of this batch: nothing is alive only when they too have ended.
     joined: Vec<Arc<Running>>,
+    /// How forced revokes ended that had regions of this batch before.
+    forced: Vec<Arc<Outcome>>,
     why: Cause,
+}
+
+/// What a drain closes.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    pub(crate) channels: Vec<Arc<dyn Erased>>,
+    /// Of the device that is being quiesced.
+    pub(crate) gate: Option<Gate>,
+    /// It waits for owners that are inside their sections, however long.
+    pub(crate) patient: bool,
 }
 
 impl Revocation {
     pub(crate) fn begin(
         fabric: &Arc<Shared>,
-        regions: &[Arc<Inner>],
+        regions: &[Revocable<'_>],
         why: Cause,
         by: Deadline,
     ) -> Revocation {
-        Self::begin_all(fabric, regions, Vec::new(), None, Vec::new(), why, by)
+        Self::begin_all(fabric, regions, Closing::default(), Vec::new(), why, by)
     }
 
-    /// Marks `regions` in one batch, closes `channels`. `gate`: of the device that is being quiesced.
+    /// Marks `regions` in one batch, closes what is to be closed. `earlier`: drains that have to end too.
     pub(crate) fn begin_all(
         fabric: &Arc<Shared>,
-        regions: &[Arc<Inner>],
-        channels: Vec<Arc<dyn Erased>>,
-        gate: Option<Gate>,
+        regions: &[Revocable<'_>],
+        closing: Closing,
         earlier: Vec<Arc<Running>>,
         why: Cause,
         by: Deadline,
     ) -> Revocation {
-        // The locks of all regions are held until the drain is recorded in each of them, in ascending order, so
-        // that a racing revoker of any of them finds it and joins.
-        let mut sorted: Vec<&Arc<Inner>> = regions.iter().collect();
-        // By identity, too: a region that is gone and one that has its slot now are two.
-        sorted.sort_by_key(|r| (r.index, Arc::as_ptr(r)));
-        sorted.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let mut joined = earlier;
-        let mut mine = Vec::new();
-        let mut seats = Vec::new();
-        for region in sorted {
-            let seat = lock(&region.revocation);
-            match seat.as_ref() {
-                Some(running) => joined.push(running.clone()),
-                None => {
-                    mine.push(region.clone());
-                    seats.push(seat);
-                }
-            }
-        }
+        let Closing { channels, gate, patient } = closing;
+        let running = Arc::new(Running {
+            drain: Mutex::new(Drain::new(fabric, why, by, patient)),
+            patient,
+            done: AtomicU64::new(0),
+        });
         // A quiesce ends only when nobody else has the device's channels in hand either.
         let taken = gate.as_ref().map_or(&[][..], |_| &channels[..]).to_vec();
-        let own = (!mine.is_empty() || !channels.is_empty() || gate.is_some()).then(|| {
-            let drain = Drain::begin(fabric, mine, channels, gate, why, by);
-            Arc::new(Running { drain: Mutex::new(drain) })
-        });
-        for mut seat in seats {
-            seat.clone_from(&own);
+        // Locked until it has begun: who finds its regions marked joins it, and waits for that.
+        let mut drain = lock(&running.drain);
+        let also = !channels.is_empty() || gate.is_some();
+        fabric.epoch.barrier_before_the_mark();
+        let mut claim = fabric.claim(regions, &running, also);
+        let (mut joined, forced) = (earlier, std::mem::take(&mut claim.forced));
+        joined.append(&mut claim.joined);
+        let mine = also || !claim.is_empty();
+        if mine {
+            drain.begin(claim, channels, gate);
         }
-        joined.extend(fabric.running().into_iter().filter(|r| lock(&r.drain).concerns(&taken)));
-        fabric.note_running(own.as_ref());
+        drop(drain);
+        if !taken.is_empty() {
+            let others = fabric.running().into_iter().filter(|other| !Arc::ptr_eq(other, &running));
+            joined.extend(others.filter(|other| lock(&other.drain).concerns(&taken)));
+        }
         for running in &joined {
             lock(&running.drain).hasten(by);
         }
-        Revocation { fabric: fabric.clone(), own, joined, why }
+        Revocation { fabric: fabric.clone(), own: mine.then_some(running), joined, forced, why }
     }
 
     /// Ends only when `other` has ended too.
@@ -112,15 +139,36 @@ impl Revocation {
         self.joined.extend(other.parts().cloned());
     }
 
-    /// Goes as far as it can without waiting.
+    /// Goes as far as it can without waiting. One that has seized a channel is from then on turned by the control
+    /// thread too, so that its owner is not kept out for as long as nobody turns this.
     pub fn turn(&mut self) -> Progress {
+        let progress = self.turn_parts();
+        if progress != Progress::Done {
+            for running in self.parts().filter(|part| !part.is_done()) {
+                if lock(&running.drain).has_seized() {
+                    self.fabric.control.carry(running.clone());
+                }
+            }
+        }
+        progress
+    }
+
+    fn turn_parts(&self) -> Progress {
         let mut progress = Progress::Done;
         for running in self.parts() {
+            if running.is_done() {
+                continue;
+            }
             if let Progress::Pending(phase) = running.turn() {
                 progress = Progress::Pending(phase);
             }
         }
         progress
+    }
+
+    /// Whose sections hold it up right now; empty when none does. Takes locks; pollers are not disturbed.
+    pub fn stalls(&self) -> Vec<Stall> {
+        self.parts().flat_map(|running| running.stalls()).collect()
     }
 
     /// Turns until done, then tells what was done. Ends within the deadline (plus the time of a turn).
@@ -144,20 +192,15 @@ impl Revocation {
         for running in &self.joined {
             report.hold_all(&lock(&running.drain).report().outcome);
         }
+        for outcome in &self.forced {
+            report.hold_all(outcome);
+        }
         report
     }
 
     pub(crate) fn join(&mut self) -> Result<(), WaitError> {
         let fabric = self.fabric.clone();
-        let mut turns = 0_u32;
-        wait::until(&fabric, || {
-            turns = turns.wrapping_add(1);
-            if turns % 64 == 0 {
-                // Another drain may hold a channel that this one needs, and whoever has it may not be turning it.
-                fabric.running().into_iter().for_each(|running| fabric.control.carry(running));
-            }
-            self.turn() == Progress::Done
-        })
+        wait::until(&fabric, || self.turn_parts() == Progress::Done)
     }
 
     /// Every drain that has to end.

@@ -1,5 +1,6 @@
 //! What a revoke or quiesce did, and how long it took.
 
+use super::stall::Stall;
 use crate::Cause;
 use crate::op::Ticket;
 use crate::region::MapError;
@@ -111,7 +112,7 @@ pub struct Report {
     /// How it ended.
     pub outcome: Outcome,
     /// Descriptors in flight when the grace period ended that named the regions (or sat on the device's own
-    /// channels): `drained + revoked + failed`.
+    /// channels): `drained + revoked + failed + left`.
     pub in_flight: u64,
     /// Of them: completed with success.
     pub drained: u64,
@@ -119,6 +120,8 @@ pub struct Report {
     pub revoked: u64,
     /// Of them: completed with a device error.
     pub failed: u64,
+    /// Of them: given up on at the last deadline. They stay the owner's to poll, or the quarantine has them.
+    pub left: u64,
     /// Others on the same queues that had to be aborted.
     pub aborted: u64,
     /// Time of each phase, in the order of [`Phase::ALL`].
@@ -127,8 +130,8 @@ pub struct Report {
     pub flushes: Vec<(String, FlushUsed)>,
     /// Channels with completed tickets that nothing confirms: first and last.
     pub unconfirmed: Vec<(String, Ticket, Ticket)>,
-    /// Pollers that held the grace period up past the first deadline.
-    pub stalled: Vec<String>,
+    /// Sections that stalled the grace period (or the seizure of a channel), by name; and those whose thread died.
+    pub stalled: Vec<Stall>,
 }
 
 impl Report {
@@ -140,6 +143,7 @@ impl Report {
             drained: 0,
             revoked: 0,
             failed: 0,
+            left: 0,
             aborted: 0,
             phases: [Duration::ZERO; 5],
             flushes: Vec::new(),

@@ -5,6 +5,7 @@ use crate::epoch::{ACTIVE, this_thread};
 use crate::fabric::Shared;
 use crate::sync::Ordering;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A wait was not entered, or can't end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,39 +22,74 @@ pub enum WaitError {
     Gone,
 }
 
-/// Pauses first, then sleeps, never yields: a yield costs milliseconds on a core that a poller keeps busy.
-pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Result<(), WaitError> {
+/// The channel of this thread that is inside a section, if one is: a wait would wait for it.
+pub(crate) fn own_pin(fabric: &Shared) -> Option<String> {
     let me = this_thread();
+    if me == 0 {
+        return None;
+    }
     // Both words are exact if this thread wrote them, and only then does the answer matter.
-    let pinned = |channel: &Arc<dyn Erased>| {
+    let pinned = |channel: &&Arc<dyn Erased>| {
         let line = channel.line();
         line.thread.load(Ordering::Relaxed) == me && line.slot.load(Ordering::Relaxed) & ACTIVE != 0
     };
-    if let Some(channel) = fabric.channels().iter().find(|c| pinned(c)) {
-        return Err(WaitError::OwnPin { channel: channel.meta().name.clone() });
+    fabric.find_channel(|channel| pinned(&channel)).map(|channel| channel.meta().name.clone())
+}
+
+/// Turns until `done` says so.
+pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Result<(), WaitError> {
+    if let Some(channel) = own_pin(fabric) {
+        return Err(WaitError::OwnPin { channel });
     }
-    let mut rounds = 0_u32;
-    while !done() {
-        rounds = rounds.saturating_add(1);
-        // A wait on the control thread itself must not wait for the control thread.
-        if fabric.control.is_manual() || fabric.control.is_here() {
+    if done() {
+        return Ok(());
+    }
+    let mut pause = Pause::begin();
+    // A wait on the control thread itself must not wait for the control thread.
+    let mine = fabric.control.is_manual() || fabric.control.is_here();
+    loop {
+        if mine {
             fabric.control.turn();
         }
-        pause(rounds);
-    }
-    Ok(())
-}
-
-#[cfg(not(loom))]
-fn pause(rounds: u32) {
-    match rounds {
-        0..=64 => std::hint::spin_loop(),
-        65..=256 => std::thread::sleep(std::time::Duration::from_micros(20)),
-        _ => std::thread::sleep(std::time::Duration::from_micros(200)),
+        pause.once();
+        if done() {
+            return Ok(());
+        }
     }
 }
 
-#[cfg(loom)]
-fn pause(_: u32) {
-    loom::thread::yield_now();
+/// Pauses first, then sleeps, never yields: a yield costs milliseconds on a core that a poller keeps busy.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    since: Instant,
+    sleeps: u32,
+}
+
+/// What ends within so long is not slept for.
+const AWAKE: Duration = Duration::from_micros(20);
+/// Then sleeps, so many of the first length.
+const SHORT: (u32, Duration) = (200, Duration::from_micros(20));
+const LONG: Duration = Duration::from_micros(200);
+
+impl Pause {
+    pub(crate) fn begin() -> Pause {
+        Pause { since: Instant::now(), sleeps: 0 }
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn once(&mut self) {
+        if self.sleeps == 0 && self.since.elapsed() < AWAKE {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+            return;
+        }
+        self.sleeps = self.sleeps.saturating_add(1);
+        std::thread::sleep(if self.sleeps <= SHORT.0 { SHORT.1 } else { LONG });
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn once(&mut self) {
+        loom::thread::yield_now();
+    }
 }

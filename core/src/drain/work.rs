@@ -1,12 +1,14 @@
 //! One channel's part in a drain.
 
 use super::report::{FlushUsed, HeldWhy, Report};
+use super::stall::{Stall, Watch};
 use crate::channel::{Ended, Erased, Flushing, Look, Seizure, Taken, look_again, owner};
 use crate::engine::{Cancel, Flush, Target};
 use crate::fabric::{Quarantined, Shared};
 use crate::op::Ticket;
 use crate::sync::{Ordering, mutated};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where the deadlines stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +23,7 @@ enum Stage {
     /// Waiting for the owner's polling.
     Draining,
     /// Taking the channel over; `None` while another revoker has it.
-    Seizing(Option<Seizure>),
+    Seizing(Option<Taking>),
     /// Stopping the queue, because it did not drain.
     Cancelling(Taken),
     /// Reading back from the `n`th window.
@@ -29,6 +31,12 @@ enum Stage {
     /// Stopping the queue for good.
     Closing(Taken),
     Over,
+}
+
+#[derive(Debug)]
+struct Taking {
+    seizure: Seizure,
+    watch: Watch,
 }
 
 /// What came of asking a queue to stop.
@@ -65,15 +73,26 @@ pub(super) struct Work {
     stage: Stage,
     /// The device did not stop; its engine is in quarantine.
     pub(super) condemned: bool,
+    /// Its owner is waited for, however long it stays in its section.
+    patient: bool,
+}
+
+impl Taking {
+    /// True when the owner is out of its section, or died in it.
+    fn turn(&mut self, last: bool, fabric: &Shared, report: &mut Report) -> bool {
+        self.seizure.turn(&fabric.epoch)
+            || report.watch(&mut self.watch, self.seizure.grace_mut(), fabric, last)
+    }
 }
 
 impl Work {
     /// Scans a channel after the grace period. `None`: it has nothing to do with this drain and is left alone.
     pub(super) fn scan(
-        channel: Arc<dyn Erased>,
+        channel: &Arc<dyn Erased>,
         close: bool,
+        patient: bool,
         named: &dyn Fn(u32) -> bool,
-        windows: &[(u32, Target)],
+        windows: &[Target],
         fabric: &Shared,
         report: &mut Report,
     ) -> Option<Work> {
@@ -83,9 +102,9 @@ impl Work {
             .filter(|i| matches!(names.look(*i), Look::InFlight(regions) if wanted(regions)))
             .collect();
         let mut flush: Vec<Target> =
-            windows.iter().filter(|(region, _)| names.is_dirty(*region)).map(|(_, t)| *t).collect();
+            windows.iter().filter(|window| names.is_dirty(window.region)).copied().collect();
         if close {
-            for target in written(&*channel, fabric) {
+            for target in written(&**channel, fabric) {
                 if !flush.iter().any(|t| t.region == target.region) {
                     flush.push(target);
                 }
@@ -95,7 +114,17 @@ impl Work {
             return None;
         }
         report.in_flight += watched.len() as u64;
-        Some(Work { channel, close, watched, flush, proved: true, stage: Stage::Draining, condemned: false })
+        let channel = channel.clone();
+        Some(Work {
+            channel,
+            close,
+            watched,
+            flush,
+            proved: true,
+            stage: Stage::Draining,
+            condemned: false,
+            patient,
+        })
     }
 
     fn name(&self) -> &str {
@@ -110,6 +139,24 @@ impl Work {
 
     pub(super) fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Over)
+    }
+
+    /// Is it still waiting for the channel?
+    pub(super) fn is_seizing(&self) -> bool {
+        matches!(self.stage, Stage::Seizing(_))
+    }
+
+    /// Does it keep the channel's owner out?
+    pub(super) fn has_seized(&self) -> bool {
+        !matches!(self.stage, Stage::Draining | Stage::Seizing(None) | Stage::Over)
+    }
+
+    /// Whose section it waits for.
+    pub(super) fn stalls(&self, fabric: &Shared) -> Vec<Stall> {
+        match &self.stage {
+            Stage::Seizing(Some(taking)) => Stall::now(fabric, taking.seizure.grace(), taking.watch.age()),
+            _ => Vec::new(),
+        }
     }
 
     /// Does it deal with one of these channels?
@@ -157,22 +204,26 @@ impl Work {
                         self.stage = Stage::Seizing(None);
                         return self.give_up_if(patience, None, fabric, report);
                     }
-                    let Some(mut seizure) = seizure.or_else(|| Seizure::begin(&self.channel, &fabric.epoch))
-                    else {
+                    let begin = || {
+                        let seizure = Seizure::begin(&self.channel, &fabric.epoch)?;
+                        tracing::debug!(channel = %self.channel.meta().name, "seize");
+                        Some(Taking { seizure, watch: Watch::at(Instant::now()) })
+                    };
+                    let Some(mut taking) = seizure.or_else(begin) else {
                         if self.channel.line().owner.load(Ordering::Acquire) & owner::CLOSED != 0 {
                             return self.closed_by_another(named, report);
                         }
                         self.stage = Stage::Seizing(None);
                         return self.give_up_if(patience, None, fabric, report);
                     };
-                    if !seizure.turn(&fabric.epoch) {
-                        if patience >= Patience::Force {
-                            return self.give_up_if(patience, Some(seizure), fabric, report);
+                    if !taking.turn(patience >= Patience::Force && !self.patient, fabric, report) {
+                        if patience >= Patience::Force && !self.patient {
+                            return self.give_up_if(patience, Some(taking.seizure), fabric, report);
                         }
-                        self.stage = Stage::Seizing(Some(seizure));
+                        self.stage = Stage::Seizing(Some(taking));
                         return;
                     }
-                    let Some(mut taken) = seizure.finish() else { return };
+                    let Some(mut taken) = taking.seizure.finish() else { return };
                     taken.retire();
                     self.watch(named, report);
                     self.stage = if self.watched.is_empty() {
@@ -383,21 +434,24 @@ impl Work {
         fabric: &Arc<Shared>,
         report: &mut Report,
     ) {
-        if patience < Patience::Force {
+        if patience < Patience::Force || self.patient {
             return;
         }
         let why = match seizure {
             Some(seizure) => {
-                report.stalled.push(self.channel.meta().poller.name().to_owned());
-                if seizure.abandon() {
-                    fabric.drain_orphan(self.channel.clone());
+                let orphaned = seizure.abandon();
+                if self.close || orphaned {
+                    // Closed as soon as its owner is out; until then the gate of its device stays closed.
+                    fabric.close_later(&self.channel, report.cause);
                 }
                 HeldWhy::OwnerInSection
             }
+            None if fabric.closes_later(&self.channel) => HeldWhy::OwnerInSection,
             None => HeldWhy::NotStopped,
         };
+        tracing::warn!(channel = self.name(), ?why, "a channel could not be had by the last deadline");
         report.hold(self.name().to_owned(), why);
-        report.failed += self.watched.len() as u64;
+        // What is in flight stays the owner's to poll.
         self.watched.clear();
         self.stage = Stage::Over;
     }

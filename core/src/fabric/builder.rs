@@ -1,11 +1,12 @@
 //! Setting a fabric up.
 
-use super::{Control, Fabric, List, Shared};
+use super::{Control, Fabric, List, Runs, Shared, Totals};
 use crate::epoch::{Barrier, BarrierMode, Epoch};
 use crate::region::table::{MAX_SLOTS, Table};
 use crate::sync::{AtomicU64, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 /// Numbers the fabrics of a process, so that a handle of one is refused by another. It wraps after 255: a guard
 /// against mistakes; memory safety does not rest on it (bounds and addresses are the slot's own).
@@ -18,6 +19,7 @@ pub struct FabricBuilder {
     channels: usize,
     barrier: BarrierMode,
     control: Option<String>,
+    stall_after: Duration,
     emulate_tsm: bool,
 }
 
@@ -28,6 +30,7 @@ impl Default for FabricBuilder {
             channels: 1024,
             barrier: BarrierMode::Auto,
             control: Some("tidegate".to_owned()),
+            stall_after: Duration::from_millis(100),
             emulate_tsm: false,
         }
     }
@@ -49,6 +52,13 @@ impl FabricBuilder {
     /// How sections and revokers order. Default: membarrier where there is one.
     pub fn barrier(mut self, mode: BarrierMode) -> Self {
         self.barrier = mode;
+        self
+    }
+
+    /// How long a section may hold a grace period up before it is reported: once as a warning (`tracing`), and in
+    /// [`crate::drain::Report::stalled`]. Default 100 ms. Nothing is done about it before the deadlines.
+    pub fn stall_after(mut self, threshold: Duration) -> Self {
+        self.stall_after = threshold;
         self
     }
 
@@ -88,7 +98,12 @@ impl FabricBuilder {
                 channels: Mutex::new(List::default()),
                 quarantine: Mutex::new(Vec::new()),
                 loosened: AtomicU64::new(0),
-                running: Mutex::new(Vec::new()),
+                runs: Mutex::new(Runs::default()),
+                totals: Mutex::new(Totals::default()),
+                closers: Mutex::new(Vec::new()),
+                stall_after: self.stall_after,
+                handles: AtomicU64::new(1),
+                room: AtomicU64::new(self.channels as u64),
                 ids: AtomicU64::new(1),
                 domains: AtomicU64::new(1),
                 max_channels: self.channels,

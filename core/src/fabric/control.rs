@@ -1,6 +1,6 @@
 //! The control thread: system calls that may sleep, and drains that nobody waits for.
 
-use crate::drain::{Progress, Running};
+use crate::drain::{Pause, Progress, Running};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +23,8 @@ struct Queue {
     carried: Vec<Arc<Running>>,
     /// Called now and then until it says that there is nothing left to look at.
     watch: Option<Watch>,
+    /// Manual, and nobody is left to turn it: who brings work does it.
+    unattended: bool,
     stop: bool,
 }
 
@@ -43,12 +45,6 @@ pub(crate) struct Control {
 pub(crate) struct Job<T>(Arc<OnceLock<Mutex<Option<T>>>>);
 
 impl<T> Job<T> {
-    pub(crate) fn ready(value: T) -> Self {
-        let job = Job(Arc::new(OnceLock::new()));
-        let _ = job.0.set(Mutex::new(Some(value)));
-        job
-    }
-
     /// The result, once.
     pub(crate) fn take(&self) -> Option<T> {
         guard(self.0.get()?).take()
@@ -110,8 +106,18 @@ impl Control {
         if !queue.carried.iter().any(|r| Arc::ptr_eq(r, &running)) {
             queue.carried.push(running);
         }
+        let unattended = queue.unattended;
         drop(queue);
-        self.inner.wake.notify_all();
+        if unattended { self.inner.finish() } else { self.inner.wake.notify_all() }
+    }
+
+    /// The last handle of the fabric is gone. A manual one brings what it carries to its end here, and whatever is
+    /// dropped later in the thread that drops it: it would never be ended otherwise.
+    pub(crate) fn attend_to_itself(&self) {
+        if self.manual {
+            guard(&self.inner.queue).unattended = true;
+            self.inner.finish();
+        }
     }
 
     /// Calls `watch` every 10 ms until it answers false; it takes the place of an earlier one. Keeps nobody waiting.
@@ -161,6 +167,15 @@ impl Inner {
         // Unless a newer one came meanwhile.
         if queue.watch.is_none() {
             queue.watch = Some(watch);
+        }
+    }
+
+    /// Turns until nothing is left that can be ended. Every drain has a deadline; one that waits for an owner inside
+    /// its section has none, and is left to whoever comes next.
+    fn finish(&self) {
+        let mut pause = Pause::begin();
+        while self.turn() && guard(&self.queue).carried.iter().any(|running| !running.is_patient()) {
+            pause.once();
         }
     }
 

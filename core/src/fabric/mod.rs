@@ -4,15 +4,23 @@ mod builder;
 mod control;
 mod list;
 mod quarantine;
+mod runs;
 mod snapshot;
+mod synchronize;
+mod totals;
 
 pub use builder::FabricBuilder;
 pub(crate) use control::{Control, Job};
 pub(crate) use quarantine::{Kept, Quarantined};
+pub use runs::Revocable;
+pub(crate) use runs::{Claim, Runs};
 pub use snapshot::{ChannelState, Snapshot};
+pub use synchronize::Stalled;
+pub use totals::RevokeTotals;
+pub(crate) use totals::Totals;
 
 use crate::channel::{Channel, ChannelConfig, Core, Erased, Meta, Reach, Seat, owner};
-use crate::drain::{DeviceId, Gate, GateClosed, Initiator, Revocation, Running};
+use crate::drain::{Closing, DeviceId, Gate, GateClosed, Initiator, Revocation, Running, Stall};
 use crate::engine::{Engine, Target};
 use crate::epoch::{Epoch, Line, Lines};
 use crate::memory::Backing;
@@ -22,8 +30,10 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::tag::{RegionTag, Shared as SharedTag};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
+pub(crate) use list::Channels;
 use list::List;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// An address space of devices (one IOAS); made by [`Fabric::domain`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +59,9 @@ impl Poller {
     }
 }
 
+/// A channel, and the drain that closes it when its owner is out.
+type Closer = (Arc<dyn Erased>, Arc<Running>);
+
 /// Everything that regions, channels and revokers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -59,10 +72,18 @@ pub(crate) struct Shared {
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
     /// Engines in quarantine that stopped by themselves: since then regions are free that no `release` asks for.
     loosened: AtomicU64,
-    /// Drains that have not ended.
-    running: Mutex<Vec<Weak<Running>>>,
+    runs: Mutex<Runs>,
+    totals: Mutex<Totals>,
+    /// Channels that are closed as soon as their owners leave their sections, and by which drains.
+    closers: Mutex<Vec<Closer>>,
+    /// What has stalled for so long is reported.
+    pub(crate) stall_after: Duration,
+    /// `Fabric`s there are.
+    handles: AtomicU64,
     ids: AtomicU64,
     domains: AtomicU64,
+    /// Channels that may still be made.
+    room: AtomicU64,
     max_channels: usize,
     emulate_tsm: bool,
     emulated: AtomicU64,
@@ -78,23 +99,19 @@ impl Shared {
     }
 
     pub(crate) fn delist(&self, channel: &Arc<dyn Erased>) {
-        lock(&self.channels).remove(channel);
+        if lock(&self.channels).remove(channel) {
+            self.room.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// All channels, live, closing and orphaned.
-    pub(crate) fn channels(&self) -> Vec<Arc<dyn Erased>> {
-        lock(&self.channels).all().to_vec()
+    /// All channels, live, closing and orphaned. One lock, no allocation.
+    pub(crate) fn channels(&self) -> Channels {
+        lock(&self.channels).all().clone()
     }
 
-    /// Drains that somebody still has.
-    pub(crate) fn running(&self) -> Vec<Arc<Running>> {
-        lock(&self.running).iter().filter_map(Weak::upgrade).collect()
-    }
-
-    pub(crate) fn note_running(&self, new: Option<&Arc<Running>>) {
-        let mut all = lock(&self.running);
-        all.retain(|running| running.strong_count() > 0);
-        all.extend(new.map(Arc::downgrade));
+    /// The first that `wanted` says.
+    pub(crate) fn find_channel(&self, wanted: impl Fn(&Arc<dyn Erased>) -> bool) -> Option<Arc<dyn Erased>> {
+        lock(&self.channels).all().iter().find(|channel| wanted(channel)).cloned()
     }
 
     /// The lines a grace period waits for. Walks the channels only if one came or went since the last call.
@@ -103,7 +120,7 @@ impl Shared {
     }
 
     pub(crate) fn channel_of(&self, line: &Arc<CachePadded<Line>>) -> Option<Arc<dyn Erased>> {
-        lock(&self.channels).all().iter().find(|c| Arc::ptr_eq(c.line(), line)).cloned()
+        self.find_channel(|channel| Arc::ptr_eq(channel.line(), line))
     }
 
     /// A window by its slot, if it is live.
@@ -146,8 +163,44 @@ impl Shared {
 
     /// Closes a channel that nobody owns, in the background.
     pub(crate) fn drain_orphan(self: &Arc<Self>, channel: Arc<dyn Erased>) {
-        let by = Deadline { cancel: std::time::Duration::ZERO, ..Deadline::default() };
-        Revocation::begin_all(self, &[], vec![channel], None, Vec::new(), Cause::Dropped, by).detach();
+        let by = Deadline { cancel: Duration::ZERO, ..Deadline::default() };
+        let closing = Closing { channels: vec![channel], ..Closing::default() };
+        Revocation::begin_all(self, &[], closing, Vec::new(), Cause::Dropped, by).detach();
+    }
+
+    /// Closes a channel as soon as its owner is out of the section that it is stuck in, in the background.
+    pub(crate) fn close_later(self: &Arc<Self>, channel: &Arc<dyn Erased>, why: Cause) {
+        if self.closes_later(channel) {
+            return;
+        }
+        let by = Deadline { cancel: Duration::ZERO, ..Deadline::default() };
+        let closing = Closing { channels: vec![channel.clone()], gate: None, patient: true };
+        let closer = Revocation::begin_all(self, &[], closing, Vec::new(), why, by);
+        let parts = closer.parts().map(|running| (channel.clone(), running.clone()));
+        lock(&self.closers).extend(parts);
+        closer.detach();
+    }
+
+    /// Will it be, when its owner is out?
+    pub(crate) fn closes_later(&self, channel: &Arc<dyn Erased>) -> bool {
+        self.closers().iter().any(|(closing, _)| Arc::ptr_eq(closing, channel))
+    }
+
+    /// Are there such channels of this device?
+    pub(crate) fn closes_later_of(&self, device: &Gate) -> bool {
+        self.closers().iter().any(|(channel, _)| is_of(channel, device))
+    }
+
+    /// Their owners, and since when.
+    pub(crate) fn stalls_of(&self, device: &Gate) -> Vec<Stall> {
+        let of_device = self.closers().into_iter().filter(|(channel, _)| is_of(channel, device));
+        of_device.flat_map(|(_, closer)| closer.stalls()).collect()
+    }
+
+    fn closers(&self) -> Vec<Closer> {
+        let mut closers = lock(&self.closers);
+        closers.retain(|(_, closer)| !closer.is_done());
+        closers.clone()
     }
 
     fn register<T: RegionTag>(self: &Arc<Self>, place: Place, hold: Hold) -> Result<Region<T>, RegionError> {
@@ -164,7 +217,7 @@ impl Shared {
                 len: place.len,
                 class: place.class,
                 hold,
-                revocation: Mutex::new(None),
+                gone: AtomicU64::new(0),
             });
             let weak = Arc::downgrade(&inner);
             (Some(inner), Some(weak))
@@ -177,8 +230,17 @@ impl Shared {
     }
 }
 
+fn is_of(channel: &Arc<dyn Erased>, device: &Gate) -> bool {
+    channel.meta().gate.as_ref().is_some_and(|gate| gate.is(device))
+}
+
 /// The fabric. Cheap to clone; all clones are one fabric.
-#[derive(Debug, Clone)]
+///
+/// Channels, regions and gates keep what they need of it: drop it whenever you like, and what lives goes on working.
+/// What is dropped later still ends in order: on the control thread, which ends with the last of them; or, if the
+/// fabric is manual ([`FabricBuilder::manual`]) and its last handle is gone, so that nobody can turn it any more, in
+/// the thread that drops it, which may take as long as the deadline of a dropped region (one second).
+#[derive(Debug)]
 pub struct Fabric {
     pub(crate) shared: Arc<Shared>,
 }
@@ -256,15 +318,21 @@ impl Fabric {
         cfg: ChannelConfig,
         seat: Seat,
     ) -> Result<Channel<E>, ChannelError> {
-        if lock(&self.shared.channels).all().len() >= self.shared.max_channels {
+        // Taken before it is made, so that racing makers can't pass the limit together.
+        let take = |room: u64| room.checked_sub(1);
+        if self.shared.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return Err(ChannelError::Channels { channels: self.shared.max_channels });
         }
         let gate = seat.gate.clone();
         let make = || (Channel::new(&self.shared, on, engine, &cfg, seat), None);
-        match gate {
+        let made = match gate {
             Some(gate) => gate.admit(make).map_err(|GateClosed { why }| ChannelError::GateClosed { why }),
             None => Ok(make().0),
+        };
+        if made.is_err() {
+            self.shared.room.fetch_add(1, Ordering::Relaxed);
         }
+        made
     }
 
     /// A gate for a device. `initiator` is its hard stop, if it does DMA.
@@ -295,11 +363,13 @@ impl Fabric {
     /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`]. Regions of another
     /// fabric are revoked too, each with a grace period of its own.
     pub fn revoke(&self, batch: &[Revocable<'_>], why: Cause, by: Deadline) -> Revocation {
-        let (own, foreign): (Vec<_>, Vec<_>) =
-            batch.iter().map(|r| r.0.clone()).partition(|i| Arc::ptr_eq(&i.fabric, &self.shared));
+        if batch.iter().all(|region| region.is_of(&self.shared)) {
+            return Revocation::begin(&self.shared, batch, why, by);
+        }
+        let (own, foreign): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|r| r.is_of(&self.shared));
         let mut all = Revocation::begin(&self.shared, &own, why, by);
         for region in &foreign {
-            all.join_with(Revocation::begin(&region.fabric, std::slice::from_ref(region), why, by));
+            all.join_with(Revocation::begin(region.fabric(), std::slice::from_ref(region), why, by));
         }
         all
     }
@@ -326,9 +396,21 @@ impl Fabric {
     }
 }
 
-/// A region of any tag, for batches: see [`Region::revocable`].
-#[derive(Debug, Clone, Copy)]
-pub struct Revocable<'a>(pub(crate) &'a Arc<Inner>);
+impl Clone for Fabric {
+    fn clone(&self) -> Self {
+        self.shared.handles.fetch_add(1, Ordering::Relaxed);
+        Fabric { shared: self.shared.clone() }
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Nobody is left who could turn a manual fabric.
+            self.shared.control.attend_to_itself();
+        }
+    }
+}
 
 /// A channel could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

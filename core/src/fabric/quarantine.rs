@@ -5,6 +5,7 @@ use crate::channel::{Erased, owner};
 use crate::drain::{Gate, HeldWhy};
 use crate::engine::Engine;
 use crate::epoch::Grace;
+use crate::epoch::thread::Pinner;
 use crate::region::Inner;
 use crate::sync::{Mutex, Ordering, lock};
 use std::collections::HashSet;
@@ -30,7 +31,9 @@ impl<E: Engine> Kept for E {
 
 enum Kind {
     Region {
-        region: Arc<Inner>,
+        slot: u32,
+        /// What it is made of; a plain one's memory is kept elsewhere (`Shared::keep`).
+        region: Option<Arc<Inner>>,
         /// A grace period that had not ended: the sections it waits for may still use the region.
         grace: Option<Arc<Mutex<Grace>>>,
         /// Its unmap succeeded.
@@ -57,9 +60,14 @@ impl Quarantined {
         Quarantined { what: format!("engine of {name}"), kind }
     }
 
-    pub(crate) fn region(region: Arc<Inner>, grace: Option<Arc<Mutex<Grace>>>, unmapped: bool) -> Self {
-        let what = format!("region {}", region.index);
-        Quarantined { what, kind: Kind::Region { region, grace, unmapped } }
+    pub(crate) fn region(
+        slot: u32,
+        region: Option<Arc<Inner>>,
+        grace: Option<Arc<Mutex<Grace>>>,
+        unmapped: bool,
+    ) -> Self {
+        let what = format!("region {slot}");
+        Quarantined { what, kind: Kind::Region { slot, region, grace, unmapped } }
     }
 
     pub(crate) fn what(&self) -> &str {
@@ -78,10 +86,22 @@ impl Quarantined {
     }
 
     fn is_freed_region(&self, shared: &Shared, touched: &HashSet<u32>) -> bool {
-        let Kind::Region { region, grace, unmapped } = &self.kind else { return false };
-        grace.as_ref().is_none_or(|grace| lock(grace).turn(&shared.epoch))
-            && !touched.contains(&region.index)
-            && (*unmapped || region.hold.mapping.as_ref().is_none_or(|m| m.stopped()))
+        let Kind::Region { slot, region, grace, unmapped, .. } = &self.kind else { return false };
+        let stopped = || {
+            let mapping = region.as_ref().and_then(|region| region.hold.mapping.as_ref());
+            mapping.is_none_or(|mapping| mapping.stopped())
+        };
+        grace.as_ref().is_none_or(|grace| is_over(&mut lock(grace), shared))
+            && !touched.contains(slot)
+            && (*unmapped || stopped())
+    }
+}
+
+/// Also when those that it waits for are dead.
+fn is_over(grace: &mut Grace, shared: &Shared) -> bool {
+    grace.turn(&shared.epoch) || {
+        grace.bury(&shared.epoch, Pinner::is_gone);
+        grace.pending().is_empty()
     }
 }
 
@@ -117,7 +137,7 @@ impl Shared {
         let why = |held: &Quarantined| match &held.kind {
             Kind::Engine { .. } => held.is_engine_of(device).then_some(HeldWhy::NotStopped),
             Kind::Region { region, .. } => {
-                let exporter = region.hold.exporter.as_ref();
+                let exporter = region.as_ref().and_then(|region| region.hold.exporter.as_ref());
                 exporter.is_some_and(|gate| gate.is(device)).then_some(HeldWhy::Initiator)
             }
         };
@@ -127,11 +147,13 @@ impl Shared {
     /// Slots of regions that an engine in quarantine may touch; with `channels`, also those that anything in
     /// flight names or that may have posted writes on the way.
     pub(crate) fn touched(&self, channels: bool) -> HashSet<u32> {
+        // No allocation where nothing is held.
         let mut all = HashSet::new();
         if channels {
             // Before the quarantine: a channel's entries are cleared only when its engine is there.
             let open = |c: &Arc<dyn Erased>| c.line().owner.load(Ordering::Acquire) & owner::CLOSED == 0;
-            all.extend(self.channels().iter().filter(|c| open(c)).flat_map(|c| c.names().touched()));
+            let channels = self.channels();
+            all.extend(channels.iter().filter(|c| open(c)).flat_map(|c| c.names().touched()));
         }
         for held in lock(&self.quarantine).iter() {
             if let Kind::Engine { touches, .. } = &held.kind {
@@ -156,11 +178,11 @@ impl Shared {
     fn free_regions(&self) -> usize {
         let touched = self.touched(true);
         let regions = self.free(|held| held.is_freed_region(self, &touched));
-        for held in &regions {
-            if let Kind::Region { region, .. } = &held.kind {
-                self.table.recycle(region.index);
-            }
-        }
+        let slot = |held: &Arc<Quarantined>| match held.kind {
+            Kind::Region { slot, .. } => Some(slot),
+            Kind::Engine { .. } => None,
+        };
+        self.let_go(&regions.iter().filter_map(slot).collect::<Vec<_>>());
         regions.len()
     }
 

@@ -34,7 +34,8 @@ pub struct ChannelState {
 
 impl Snapshot {
     pub(super) fn new(shared: &Shared, quarantine: Vec<String>) -> Snapshot {
-        let channels = shared.channels().into_iter().map(|channel| ChannelState {
+        let all = shared.channels();
+        let channels = all.iter().map(|channel| ChannelState {
             name: channel.meta().name.clone(),
             poller: channel.meta().poller.name().to_owned(),
             device: channel.meta().gate.as_ref().map(|gate| gate.name().to_owned()),

@@ -12,7 +12,7 @@ pub use mapping::{Extent, MapError, Mapping};
 use crate::drain::{Gate, Revocation};
 use crate::fabric::Shared as FabricShared;
 use crate::memory::{Backing, Memory};
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicU64, Ordering};
 use crate::tag::{Declassified, Private, Reason, RegionTag, Tag};
 use crate::{Cause, Deadline};
 use std::fmt;
@@ -74,15 +74,19 @@ pub(crate) struct Inner {
     pub(crate) len: u64,
     pub(crate) class: Class,
     pub(crate) hold: Hold,
-    /// The revocation that took this region, once there is one.
-    pub(crate) revocation: Mutex<Option<Arc<crate::drain::Running>>>,
+    /// 1 when a revoke of it has ended. Kept for windows, whose gates ask.
+    pub(crate) gone: AtomicU64,
 }
 
 impl Inner {
+    /// Nothing but a slot and memory of this process: no mapping to remove, no gate that counts it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.class == Class::Host && self.hold.mapping.is_none() && self.hold.exporter.is_none()
+    }
+
     /// Has a revoke of it ended?
     pub(crate) fn is_gone(&self) -> bool {
-        let running = lock(&self.revocation).clone();
-        running.is_some_and(|running| running.is_done())
+        self.gone.load(Ordering::Acquire) != 0
     }
 }
 
@@ -125,12 +129,7 @@ impl<T: RegionTag> Region<T> {
     /// grace period and, for mappings, system calls on the control thread; nothing of it blocks this call: turn
     /// or wait the [`Revocation`]. Racing revokers all end when nothing is alive.
     pub fn revoke(&self, why: Cause, by: Deadline) -> Revocation {
-        Revocation::begin(&self.inner.fabric, std::slice::from_ref(&self.inner), why, by)
-    }
-
-    /// The region without its tag, for [`crate::Fabric::revoke`].
-    pub fn revocable(&self) -> crate::Revocable<'_> {
-        crate::Revocable(&self.inner)
+        Revocation::begin(&self.inner.fabric, &[self.revocable()], why, by)
     }
 
     /// Reads the region's host memory (volatile; bytes a device is writing may be mixed).
@@ -170,17 +169,18 @@ impl<T: RegionTag> Region<T> {
         }
     }
 
-    /// Has a revoke of it begun?
+    /// Has a revoke of it begun? One load.
     pub fn is_revoked(&self) -> bool {
-        lock(&self.inner.revocation).is_some()
+        !self.inner.fabric.table.is_live(self.inner.index, self.inner.bits)
     }
 }
 
 impl<T: RegionTag> Drop for Region<T> {
     fn drop(&mut self) {
-        if !self.is_revoked() {
-            self.revoke(Cause::Dropped, Deadline::default()).detach();
-        }
+        let revoke = (!self.is_revoked()).then(|| self.revoke(Cause::Dropped, Deadline::default()));
+        // While a drain or the quarantine has it, the memory stays.
+        self.inner.fabric.keep(&self.inner);
+        drop(revoke);
     }
 }
 

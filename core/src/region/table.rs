@@ -84,6 +84,17 @@ pub(crate) struct Place {
     pub(crate) len: u64,
 }
 
+/// What a revoker found in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Live; it is marked now.
+    Marked,
+    /// The registration it asked for, marked before.
+    Revoked,
+    /// A later registration.
+    Other,
+}
+
 /// All slots of a fabric.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -153,8 +164,43 @@ impl Table {
         Some((index, bits & (word::GENERATION | word::FABRIC) | word::LIVE))
     }
 
-    /// Marks a slot: no section that begins after the grace period that follows accepts it. Relaxed is enough:
-    /// the bump that follows publishes it.
+    /// Marks a slot if it still holds the registration that `bits` names: no section that begins after the grace
+    /// period that follows accepts it. Relaxed is enough: the bump that follows publishes it. A load and a store: only
+    /// revokers write the word of a live slot, and they hold the lock of `fabric::runs`.
+    #[inline]
+    pub(crate) fn take(&self, index: u32, bits: u64) -> Seen {
+        let Some(slot) = self.slot(index) else { return Seen::Other };
+        let seen = slot.word.load(Ordering::Relaxed);
+        match (seen ^ bits) & (word::GENERATION | word::FABRIC | word::LIVE) {
+            0 => {
+                slot.word.store(seen & !word::LIVE, Ordering::Relaxed);
+                Seen::Marked
+            }
+            word::LIVE => Seen::Revoked,
+            _ => Seen::Other,
+        }
+    }
+
+    /// Does the slot hold the registration that `bits` names, live or marked?
+    pub(crate) fn is_registered(&self, index: u32, bits: u64) -> bool {
+        let seen = self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Relaxed));
+        (seen ^ bits) & (word::GENERATION | word::FABRIC) == 0
+    }
+
+    /// What names the registration that the slot holds, live or marked.
+    pub(crate) fn bits(&self, index: u32) -> u64 {
+        let seen = self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Relaxed));
+        seen & (word::GENERATION | word::FABRIC) | word::LIVE
+    }
+
+    /// And is it live?
+    pub(crate) fn is_live(&self, index: u32, bits: u64) -> bool {
+        let seen = self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Relaxed));
+        (seen ^ bits) & (word::GENERATION | word::FABRIC | word::LIVE) == 0
+    }
+
+    /// Marks a slot, whatever it holds.
+    #[cfg(test)]
     pub(crate) fn mark(&self, index: u32) {
         if let Some(slot) = self.slot(index) {
             slot.word.fetch_and(!word::LIVE, Ordering::Relaxed);
@@ -162,11 +208,20 @@ impl Table {
     }
 
     /// Gives a marked slot back for reuse. Only after a grace period that followed the mark.
+    #[cfg(test)]
     pub(crate) fn recycle(&self, index: u32) {
-        let Some(slot) = self.slot(index) else { return };
-        let generation = slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT;
-        if generation < u64::from(LAST_GENERATION) {
-            lock(&self.free).reusable.push_back(index);
+        self.recycle_all(&[index]);
+    }
+
+    /// Gives marked slots back for reuse, under one lock. Only after a grace period that followed their marks.
+    pub(crate) fn recycle_all(&self, slots: &[u32]) {
+        let mut free = lock(&self.free);
+        for index in slots {
+            let Some(slot) = self.slot(*index) else { continue };
+            let generation = slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT;
+            if generation < u64::from(LAST_GENERATION) {
+                free.reusable.push_back(*index);
+            }
         }
     }
 

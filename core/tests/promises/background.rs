@@ -1,6 +1,6 @@
 //! What is dropped alive ends in the background; a manual fabric moves when it is turned.
 
-use crate::common::{PATIENT, World, poll};
+use crate::common::{CANCEL, OnCancel, PATIENT, World, poll};
 use tidegate_core::engine::Outcome;
 use tidegate_core::{Cause, Op};
 
@@ -102,5 +102,104 @@ fn the_last_reference_may_be_dropped_anywhere() {
     drop(region);
     while log.count("engine dropped") + log.count("w freed") < 2 {
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_outlives_a_manual_fabric_is_ended_by_whoever_drops_it() {
+    let world = World::new();
+    let (channel, _dev) = world.channel(8);
+    let (carried, region, log) = (world.host("carried"), world.host("r"), world.log.clone());
+    drop(carried);
+    assert_eq!(log.count("carried freed"), 0);
+    let second = world.fabric.clone();
+    drop(world.fabric);
+    assert_eq!(log.count("carried freed"), 0, "the other handle can still turn it");
+    drop(second);
+    assert_eq!(log.count("carried freed"), 1);
+    drop(channel);
+    drop(region);
+    assert_eq!((log.count("engine dropped"), log.count("r freed")), (1, 1));
+}
+
+#[test]
+fn a_live_channel_and_region_work_on_without_their_fabric() {
+    let world = World::threaded();
+    let (mut channel, dev) = world.channel(8);
+    let (region, log) = (world.host("r"), world.log.clone());
+    drop(world);
+    assert!(matches!(
+        channel.pin().unwrap().submit(Op::fill(region.span(), 1)),
+        tidegate_core::Submit::Queued(_)
+    ));
+    dev.complete(0, Outcome::Done);
+    assert_eq!(poll(&mut channel).len(), 1);
+    assert!(region.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
+    assert_eq!(log.count("unmap r"), 1);
+}
+
+#[test]
+fn a_revocation_that_nobody_turns_gives_its_channel_back() {
+    let world = World::threaded();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    let mut revoke = region.revoke(Cause::User, CANCEL);
+    while channel.pin().is_ok() {
+        let _ = revoke.turn();
+    }
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    // Held, and never turned again.
+    let begun = std::time::Instant::now();
+    while channel.pin().is_err() {
+        assert!(begun.elapsed().as_secs() < 20, "seized for ever");
+        std::thread::yield_now();
+    }
+    assert_eq!(poll(&mut channel).len(), 1);
+    assert!(revoke.wait().unwrap().is_clean());
+}
+
+#[test]
+fn a_channel_dropped_under_a_forgotten_section_is_closed() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    let mut pinned = channel.pin().unwrap();
+    let _ = pinned.submit(Op::fill(region.span(), 1));
+    // Never rung, never left.
+    std::mem::forget(pinned);
+    drop(channel);
+    while world.fabric.turn() {}
+    assert_eq!(world.log.count("engine dropped"), 1);
+    assert!(world.fabric.inspect().channels.is_empty());
+    assert!(region.revoke(Cause::User, PATIENT).wait().unwrap().is_clean());
+    assert!(dev.see(|s| s.running.is_empty()));
+    world.assert_no_violation();
+}
+
+#[test]
+fn racing_makers_do_not_pass_the_limit_together() {
+    for _ in 0..300 {
+        let world = World::on(tidegate_core::Fabric::builder().manual().channels(2).build().unwrap());
+        let start = std::sync::Barrier::new(4);
+        let made = std::thread::scope(|s| {
+            let makers: Vec<_> = (0..4)
+                .map(|_| {
+                    s.spawn(|| {
+                        let poller = world.fabric.poller("p");
+                        let engine = crate::common::Mock::<true>(world.dev());
+                        let seat = world.seat(tidegate_core::Reach::Shared);
+                        start.wait();
+                        world.fabric.place_channel(&poller, engine, Default::default(), seat)
+                    })
+                })
+                .collect();
+            makers.into_iter().filter_map(|maker| maker.join().unwrap().ok()).collect::<Vec<_>>()
+        });
+        assert_eq!(made.len(), 2);
+        drop(made);
+        while world.fabric.turn() {}
+        let _again = [world.channel(1), world.channel(1)];
     }
 }

@@ -1,11 +1,13 @@
 //! Devices, calls and owners that do not answer: the deadline, and the quarantine.
 
-use crate::common::{CANCEL, FORCE, Hold, LEN, OnCancel, PATIENT, World, poll};
+use crate::common::{CANCEL, FORCE, Hold, LEN, Mock, OnCancel, PATIENT, World, poll};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tidegate_core::drain::{Held, HeldWhy, Outcome, Phase, Progress, Report};
-use tidegate_core::{Cause, Deadline, Fabric, Op, RegionError, Status, Submit};
+use tidegate_core::{
+    Cause, ChannelConfig, ChannelError, Deadline, Fabric, GateClosed, Op, Reach, RegionError, Status, Submit,
+};
 
 fn held(report: &Report) -> &[Held] {
     let Outcome::Forced(held) = &report.outcome else { panic!("clean: {report:?}") };
@@ -287,7 +289,7 @@ fn an_owner_stuck_in_its_section_is_never_taken_over_and_its_regions_are_held() 
         });
         reached.wait();
         let quiet = world.nic.quiesce(Cause::Reset, FORCE).unwrap().wait().unwrap();
-        assert_eq!(quiet.report().stalled.first().map(String::as_str), Some("poller"));
+        assert_eq!(quiet.report().stalled.first().map(|s| s.poller.as_str()), Some("poller"));
         assert!(world.initiator.detached.load(Ordering::SeqCst), "stopped by hardware instead");
         let report = region.revoke(Cause::User, FORCE).wait().unwrap();
         assert_eq!(why(&report, "region"), [HeldWhy::OwnerInSection]);
@@ -297,20 +299,32 @@ fn an_owner_stuck_in_its_section_is_never_taken_over_and_its_regions_are_held() 
         for _ in 0..20 {
             assert_eq!(revoke.turn(), Progress::Pending(Phase::Grace));
         }
+        // Restored, and not open: the owner is about to write to the old queue of the device.
+        let _ = quiet.restore();
+        assert_eq!(world.nic.check(), Err(GateClosed { why: Cause::Reset }));
+        assert_eq!(world.nic.stalls().first().map(|stall| stall.poller.as_str()), Some("poller"));
+        let refused = world.fabric.place_channel(
+            &world.fabric.poller("too early"),
+            Mock::<true>(world.dev()),
+            ChannelConfig::default(),
+            world.seat(Reach::Shared),
+        );
+        assert!(matches!(refused, Err(ChannelError::GateClosed { .. })));
         go.open();
         let (mut channel, first, second) = poller.join().unwrap();
         assert!(matches!(first, Submit::Queued(_)));
         assert!(matches!(second, Submit::Stale(_)));
+        assert!(world.nic.check().is_err(), "what it wrote is with the device");
         assert!(revoke.wait().unwrap().is_clean());
-        // Its section is over, but what it wrote there is in flight.
-        assert_eq!(world.fabric.release(&world.nic), 0);
-        dev.complete(0, tidegate_core::engine::Outcome::Done);
-        assert_eq!(poll(&mut channel).len(), 1);
-        assert_eq!(world.fabric.release(&world.nic), 1);
-        drop(quiet);
+        // Taken from it at once, now that it is out; what it wrote there is withdrawn.
+        while world.fabric.turn() {}
+        assert_eq!(world.log.count("engine dropped"), 2, "its own, and the refused one");
+        assert_eq!(poll(&mut channel)[0].status, Status::Aborted);
         assert!(matches!(channel.pin().unwrap().submit(Op::fence()), Submit::Closed(Cause::Reset)));
+        assert_eq!(world.nic.check(), Ok(()), "open by itself");
+        assert_eq!(world.nic.generation(), 2);
+        assert_eq!(world.fabric.release(&world.nic), 1);
     });
-    // A second quiesce has it, now that its owner is out.
     let _quiet = world.nic.quiesce(Cause::Reset, PATIENT).unwrap().wait().unwrap();
     assert!(world.fabric.inspect().channels.is_empty());
 }

@@ -6,9 +6,12 @@ mod common;
 
 mod answers;
 mod background;
+mod batch;
 mod confirm;
+mod dead;
 mod force;
 mod owner;
 mod quiesce;
 mod random;
 mod revoke;
+mod stall;

@@ -175,7 +175,9 @@ impl Run {
         reports.push(quiet.report().clone());
         reports.extend(std::mem::take(&mut self.revokes).into_iter().map(|revoke| revoke.wait().unwrap()));
         for report in reports {
-            assert_eq!(report.in_flight, report.drained + report.revoked + report.failed, "{report:?}");
+            let ended = report.drained + report.revoked + report.failed;
+            assert_eq!(report.in_flight, ended + report.left, "{report:?}");
+            assert!(report.left == 0 || !report.is_clean(), "{report:?}");
         }
         for _ in 0..20 {
             self.poll(4);

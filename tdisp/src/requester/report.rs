@@ -64,7 +64,7 @@ impl Operation for ReadReport {
         match self.remainder {
             None => {
                 let total = got.saturating_add(answer.remainder.into());
-                if total > self.limit.into() {
+                if total > usize::from(self.limit) {
                     return Err(PortionError::TooLarge { total, limit: self.limit }.into());
                 }
                 self.read.reserve_exact(total);

@@ -1,0 +1,200 @@
+//! Which drain has which region. One lock a fabric, taken once a batch; what is kept for each region is a number.
+
+use super::Shared;
+use crate::drain::{Outcome, Running};
+use crate::region::table::{Seen, Table};
+use crate::region::{Inner, Region};
+use crate::sync::lock;
+use crate::tag::RegionTag;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// # Invariants
+/// - **D1** A region is marked, and its drain written down here, under one lock. So a revoker that finds it marked
+///   finds the drain that has it, or knows that this drain has ended.
+/// - **D2** A slot's number goes back to 0 before the slot is given to another region.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    /// By slot, the drain that took its region: still at it, or it left the region in quarantine. 0: neither.
+    by_slot: Vec<u64>,
+    /// Drains that have not ended. Whoever may turn one holds it; nobody lets go of it before it has ended.
+    running: Vec<(u64, Weak<Running>)>,
+    last: u64,
+    /// Regions whose owner dropped them before they were let go here.
+    kept: HashMap<u32, Arc<Inner>>,
+    /// How forced revokes of regions ended that still have an owner, who may ask again.
+    forced: HashMap<(u32, u64), Arc<Outcome>>,
+}
+
+/// What a revoker found of its batch.
+#[derive(Debug, Default)]
+pub(crate) struct Claim {
+    /// Marked now; host memory without a mapping: only their slots have to be waited for.
+    pub(crate) plain: Vec<u32>,
+    /// Marked now; the others.
+    pub(crate) rich: Vec<Arc<Inner>>,
+    /// Drains of others that have some of the batch.
+    pub(crate) joined: Vec<Arc<Running>>,
+    /// How forced drains ended that had some of it before.
+    pub(crate) forced: Vec<Arc<Outcome>>,
+}
+
+impl Claim {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.rich.is_empty()
+    }
+}
+
+/// A region of any tag, for batches: see [`crate::Region::revocable`].
+#[derive(Debug, Clone, Copy)]
+pub struct Revocable<'a> {
+    inner: &'a Arc<Inner>,
+    index: u32,
+    plain: bool,
+    bits: u64,
+}
+
+impl<'a> Revocable<'a> {
+    pub(crate) fn new(inner: &'a Arc<Inner>) -> Self {
+        Revocable { inner, index: inner.index, plain: inner.is_plain(), bits: inner.bits }
+    }
+
+    pub(crate) fn is_of(&self, fabric: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.inner.fabric, fabric)
+    }
+
+    pub(crate) fn fabric(&self) -> &'a Arc<Shared> {
+        &self.inner.fabric
+    }
+}
+
+impl Runs {
+    fn of(&self, index: u32) -> u64 {
+        self.by_slot.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, index: u32, run: u64) {
+        let index = index as usize;
+        if index >= self.by_slot.len() {
+            self.by_slot.resize((index + 1).next_power_of_two(), 0);
+        }
+        if let Some(slot) = self.by_slot.get_mut(index) {
+            *slot = run;
+        }
+    }
+
+    fn find(&self, run: u64) -> Option<Arc<Running>> {
+        self.running.iter().find(|(id, _)| *id == run).and_then(|(_, running)| running.upgrade())
+    }
+
+    /// A region whose revoke has ended. Only what was forced is worth telling.
+    fn ended(&self, region: &Revocable<'_>, claim: &mut Claim) {
+        if let Some(outcome) = self.forced.get(&(region.index, region.bits)) {
+            if !claim.forced.iter().any(|known| Arc::ptr_eq(known, outcome)) {
+                claim.forced.push(outcome.clone());
+            }
+        }
+    }
+
+    /// Marks what is live of the batch for `own`, and finds who has the rest.
+    fn claim<'a>(
+        &mut self,
+        table: &Table,
+        batch: impl Iterator<Item = &'a Revocable<'a>>,
+        claim: &mut Claim,
+    ) -> u64 {
+        self.last += 1;
+        let run = self.last;
+        let mut joined = u64::MAX;
+        for region in batch {
+            match table.take(region.index, region.bits) {
+                Seen::Marked => {
+                    self.set(region.index, run);
+                    if region.plain {
+                        claim.plain.push(region.index);
+                    } else {
+                        claim.rich.push(region.inner.clone());
+                    }
+                }
+                // By `run` itself: twice in the batch.
+                Seen::Revoked => match self.of(region.index) {
+                    other if other == run || other == joined => {}
+                    other => match self.find(other) {
+                        Some(running) => {
+                            joined = other;
+                            if !claim.joined.iter().any(|known| Arc::ptr_eq(known, &running)) {
+                                claim.joined.push(running);
+                            }
+                        }
+                        None => self.ended(region, claim),
+                    },
+                },
+                Seen::Other => self.ended(region, claim),
+            }
+        }
+        run
+    }
+}
+
+impl Shared {
+    /// Marks a batch for the drain `own`, which the caller has locked and not begun: whoever joins it waits for that.
+    pub(crate) fn claim(&self, batch: &[Revocable<'_>], own: &Arc<Running>, also: bool) -> Claim {
+        let mut claim = Claim { plain: Vec::with_capacity(batch.len()), ..Claim::default() };
+        let mut runs = lock(&self.runs);
+        let run = runs.claim(&self.table, batch.iter(), &mut claim);
+        if also || !claim.is_empty() {
+            runs.running.retain(|(_, running)| running.strong_count() > 0);
+            runs.running.push((run, Arc::downgrade(own)));
+        }
+        claim
+    }
+
+    /// Drains that have not ended.
+    pub(crate) fn running(&self) -> Vec<Arc<Running>> {
+        lock(&self.runs).running.iter().filter_map(|(_, running)| running.upgrade()).collect()
+    }
+
+    /// A revoke of these regions (let go of next, or in quarantine) was forced: for revokers to come.
+    pub(crate) fn remember(&self, slots: &[u32], outcome: &Outcome) {
+        let outcome = Arc::new(outcome.clone());
+        let mut runs = lock(&self.runs);
+        for index in slots {
+            if !runs.kept.contains_key(index) {
+                runs.forced.insert((*index, self.table.bits(*index)), outcome.clone());
+            }
+        }
+    }
+
+    /// Nothing touches these regions any more: their slots may be others'.
+    pub(crate) fn let_go(&self, slots: &[u32]) {
+        let mut dropped = Vec::new();
+        {
+            let mut runs = lock(&self.runs);
+            for index in slots {
+                runs.set(*index, 0);
+            }
+            if !runs.kept.is_empty() {
+                dropped.extend(slots.iter().filter_map(|index| runs.kept.remove(index)));
+            }
+        }
+        self.table.recycle_all(slots);
+        // With their memory; not under a lock.
+        drop(dropped);
+    }
+
+    /// The owner of a region drops it: kept while a drain or the quarantine has it.
+    pub(crate) fn keep(&self, region: &Arc<Inner>) {
+        let mut runs = lock(&self.runs);
+        runs.forced.remove(&(region.index, region.bits));
+        if self.table.is_registered(region.index, region.bits) && runs.of(region.index) != 0 {
+            runs.kept.insert(region.index, region.clone());
+        }
+    }
+}
+
+impl<T: RegionTag> Region<T> {
+    /// The region without its tag, for [`crate::Fabric::revoke`].
+    pub fn revocable(&self) -> Revocable<'_> {
+        Revocable::new(&self.inner)
+    }
+}
