@@ -100,7 +100,7 @@ impl Drain {
     }
 
     /// After its regions were marked: closes the channels, opens the next epoch. Never waits.
-    pub(crate) fn begin(&mut self, claim: Claim, closing: Vec<Arc<dyn Erased>>, gate: Option<Gate>) {
+    pub(crate) fn begin(&mut self, claim: Claim<'_>, closing: Vec<Arc<dyn Erased>>, gate: Option<Gate>) {
         self.plain = claim.plain;
         self.rich = claim.rich;
         for channel in &closing {

@@ -7,6 +7,8 @@
 mod finish;
 mod gate;
 mod machine;
+#[cfg(all(test, loom))]
+mod model;
 mod report;
 mod stall;
 mod wait;
@@ -118,6 +120,7 @@ impl Revocation {
         fabric.epoch.barrier_before_the_mark();
         let mut claim = fabric.claim(regions, &running, also);
         let (mut joined, forced) = (earlier, std::mem::take(&mut claim.forced));
+        let foreign = std::mem::take(&mut claim.foreign);
         joined.append(&mut claim.joined);
         let mine = also || !claim.is_empty();
         if mine {
@@ -131,12 +134,18 @@ impl Revocation {
         for running in &joined {
             lock(&running.drain).hasten(by);
         }
-        Revocation { fabric: fabric.clone(), own: mine.then_some(running), joined, forced, why }
+        let mut all =
+            Revocation { fabric: fabric.clone(), own: mine.then_some(running), joined, forced, why };
+        for region in foreign {
+            all.join_with(Self::begin(region.fabric(), &[region], why, by));
+        }
+        all
     }
 
     /// Ends only when `other` has ended too.
     pub(crate) fn join_with(&mut self, other: Revocation) {
         self.joined.extend(other.parts().cloned());
+        self.forced.extend(other.forced.iter().cloned());
     }
 
     /// Goes as far as it can without waiting. One that has seized a channel is from then on turned by the control

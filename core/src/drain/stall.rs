@@ -123,6 +123,10 @@ impl Watch {
         stalled: &mut Vec<Stall>,
         last: bool,
     ) -> bool {
+        // Nobody dies in a model of a drain (that of the epoch has one who does), and clocks are no part of it.
+        if cfg!(loom) {
+            return false;
+        }
         let age = self.age();
         if last || (age >= ASK_AFTER && age - self.asked >= ASK_EVERY) {
             self.asked = age;

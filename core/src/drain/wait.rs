@@ -5,6 +5,7 @@ use crate::epoch::{ACTIVE, this_thread};
 use crate::fabric::Shared;
 use crate::sync::Ordering;
 use std::sync::Arc;
+#[cfg(not(loom))]
 use std::time::{Duration, Instant};
 
 /// A wait was not entered, or can't end.
@@ -59,6 +60,7 @@ pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Res
 }
 
 /// Pauses first, then sleeps, never yields: a yield costs milliseconds on a core that a poller keeps busy.
+#[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) struct Pause {
     since: Instant,
@@ -66,17 +68,20 @@ pub(crate) struct Pause {
 }
 
 /// What ends within so long is not slept for.
+#[cfg(not(loom))]
 const AWAKE: Duration = Duration::from_micros(20);
 /// Then sleeps, so many of the first length.
+#[cfg(not(loom))]
 const SHORT: (u32, Duration) = (200, Duration::from_micros(20));
+#[cfg(not(loom))]
 const LONG: Duration = Duration::from_micros(200);
 
+#[cfg(not(loom))]
 impl Pause {
     pub(crate) fn begin() -> Pause {
         Pause { since: Instant::now(), sleeps: 0 }
     }
 
-    #[cfg(not(loom))]
     pub(crate) fn once(&mut self) {
         if self.sleeps == 0 && self.since.elapsed() < AWAKE {
             for _ in 0..16 {
@@ -87,8 +92,17 @@ impl Pause {
         self.sleeps = self.sleeps.saturating_add(1);
         std::thread::sleep(if self.sleeps <= SHORT.0 { SHORT.1 } else { LONG });
     }
+}
 
-    #[cfg(loom)]
+/// A model's threads take turns.
+#[cfg(loom)]
+pub(crate) struct Pause;
+
+#[cfg(loom)]
+impl Pause {
+    pub(crate) fn begin() -> Pause {
+        Pause
+    }
     pub(crate) fn once(&mut self) {
         loom::thread::yield_now();
     }

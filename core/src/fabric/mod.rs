@@ -363,15 +363,7 @@ impl Fabric {
     /// Revokes a batch of regions, of any tags, with one grace period. See [`Region::revoke`]. Regions of another
     /// fabric are revoked too, each with a grace period of its own.
     pub fn revoke(&self, batch: &[Revocable<'_>], why: Cause, by: Deadline) -> Revocation {
-        if batch.iter().all(|region| region.is_of(&self.shared)) {
-            return Revocation::begin(&self.shared, batch, why, by);
-        }
-        let (own, foreign): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|r| r.is_of(&self.shared));
-        let mut all = Revocation::begin(&self.shared, &own, why, by);
-        for region in &foreign {
-            all.join_with(Revocation::begin(region.fabric(), std::slice::from_ref(region), why, by));
-        }
-        all
+        Revocation::begin(&self.shared, batch, why, by)
     }
 
     /// Runs control work in the calling thread: all of it if the fabric is manual, none is left to do otherwise.

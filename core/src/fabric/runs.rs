@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::drain::{Outcome, Running};
-use crate::region::table::{Seen, Table};
+use crate::region::table::Seen;
 use crate::region::{Inner, Region};
 use crate::sync::lock;
 use crate::tag::RegionTag;
@@ -28,7 +28,7 @@ pub(crate) struct Runs {
 
 /// What a revoker found of its batch.
 #[derive(Debug, Default)]
-pub(crate) struct Claim {
+pub(crate) struct Claim<'a> {
     /// Marked now; host memory without a mapping: only their slots have to be waited for.
     pub(crate) plain: Vec<u32>,
     /// Marked now; the others.
@@ -37,9 +37,11 @@ pub(crate) struct Claim {
     pub(crate) joined: Vec<Arc<Running>>,
     /// How forced drains ended that had some of it before.
     pub(crate) forced: Vec<Arc<Outcome>>,
+    /// Of other fabrics.
+    pub(crate) foreign: Vec<Revocable<'a>>,
 }
 
-impl Claim {
+impl Claim<'_> {
     pub(crate) fn is_empty(&self) -> bool {
         self.plain.is_empty() && self.rich.is_empty()
     }
@@ -49,18 +51,17 @@ impl Claim {
 #[derive(Debug, Clone, Copy)]
 pub struct Revocable<'a> {
     inner: &'a Arc<Inner>,
+    // Copies, so that a batch is read in order and the regions themselves are not looked at.
+    fabric: &'a Shared,
+    bits: u64,
     index: u32,
     plain: bool,
-    bits: u64,
 }
 
 impl<'a> Revocable<'a> {
     pub(crate) fn new(inner: &'a Arc<Inner>) -> Self {
-        Revocable { inner, index: inner.index, plain: inner.is_plain(), bits: inner.bits }
-    }
-
-    pub(crate) fn is_of(&self, fabric: &Arc<Shared>) -> bool {
-        Arc::ptr_eq(&self.inner.fabric, fabric)
+        let (index, bits, plain) = (inner.index, inner.bits, inner.is_plain());
+        Revocable { inner, fabric: &inner.fabric, bits, index, plain }
     }
 
     pub(crate) fn fabric(&self) -> &'a Arc<Shared> {
@@ -88,7 +89,7 @@ impl Runs {
     }
 
     /// A region whose revoke has ended. Only what was forced is worth telling.
-    fn ended(&self, region: &Revocable<'_>, claim: &mut Claim) {
+    fn ended(&self, region: &Revocable<'_>, claim: &mut Claim<'_>) {
         if let Some(outcome) = self.forced.get(&(region.index, region.bits)) {
             if !claim.forced.iter().any(|known| Arc::ptr_eq(known, outcome)) {
                 claim.forced.push(outcome.clone());
@@ -96,18 +97,17 @@ impl Runs {
         }
     }
 
-    /// Marks what is live of the batch for `own`, and finds who has the rest.
-    fn claim<'a>(
-        &mut self,
-        table: &Table,
-        batch: impl Iterator<Item = &'a Revocable<'a>>,
-        claim: &mut Claim,
-    ) -> u64 {
+    /// Marks what is live of the batch, and finds who has the rest.
+    fn claim<'a>(&mut self, on: &Shared, batch: &[Revocable<'a>], claim: &mut Claim<'a>) -> u64 {
         self.last += 1;
         let run = self.last;
         let mut joined = u64::MAX;
         for region in batch {
-            match table.take(region.index, region.bits) {
+            if !std::ptr::eq(region.fabric, on) {
+                claim.foreign.push(*region);
+                continue;
+            }
+            match on.table.take(region.index, region.bits) {
                 Seen::Marked => {
                     self.set(region.index, run);
                     if region.plain {
@@ -138,10 +138,10 @@ impl Runs {
 
 impl Shared {
     /// Marks a batch for the drain `own`, which the caller has locked and not begun: whoever joins it waits for that.
-    pub(crate) fn claim(&self, batch: &[Revocable<'_>], own: &Arc<Running>, also: bool) -> Claim {
+    pub(crate) fn claim<'a>(&self, batch: &[Revocable<'a>], own: &Arc<Running>, also: bool) -> Claim<'a> {
         let mut claim = Claim { plain: Vec::with_capacity(batch.len()), ..Claim::default() };
         let mut runs = lock(&self.runs);
-        let run = runs.claim(&self.table, batch.iter(), &mut claim);
+        let run = runs.claim(self, batch, &mut claim);
         if also || !claim.is_empty() {
             runs.running.retain(|(_, running)| running.strong_count() > 0);
             runs.running.push((run, Arc::downgrade(own)));
@@ -185,7 +185,9 @@ impl Shared {
     /// The owner of a region drops it: kept while a drain or the quarantine has it.
     pub(crate) fn keep(&self, region: &Arc<Inner>) {
         let mut runs = lock(&self.runs);
-        runs.forced.remove(&(region.index, region.bits));
+        if !runs.forced.is_empty() {
+            runs.forced.remove(&(region.index, region.bits));
+        }
         if self.table.is_registered(region.index, region.bits) && runs.of(region.index) != 0 {
             runs.kept.insert(region.index, region.clone());
         }

@@ -208,7 +208,7 @@ impl Table {
     }
 
     /// Gives a marked slot back for reuse. Only after a grace period that followed the mark.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn recycle(&self, index: u32) {
         self.recycle_all(&[index]);
     }
