@@ -51,6 +51,15 @@ fn what_was_really_got_is_read_back_and_the_rest_explained() {
 }
 
 #[test]
+fn a_mapping_is_aligned_as_asked_also_where_the_kernel_would_not() {
+    let memory = Memory::allocate("aligned", page_size()).unwrap();
+    for _ in 0..4 {
+        let map = super::map::Map::new(&memory.file, page_size() as usize, 64 << 20).unwrap();
+        assert_eq!(map.base().as_ptr() as usize % (64 << 20), 0);
+    }
+}
+
+#[test]
 fn less_than_a_huge_page_stays_plain() {
     let memory = Memory::builder().name("small").len(8192).huge(Huge::Try).build().unwrap();
     assert_eq!(memory.len(), 8192);

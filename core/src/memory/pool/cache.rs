@@ -39,12 +39,10 @@ impl<T: RegionTag> PoolCache<T> {
         if self.loaded.len() == self.magazine {
             self.make_room();
         }
-        match buffer.home.take() {
-            Some(home) if Arc::ptr_eq(&home.depot, &self.depot) => {
-                self.loaded.push(Slot { home, at: buffer.at });
-            }
+        match buffer.slot.take() {
+            Some(slot) if Arc::ptr_eq(&slot.home.depot, &self.depot) => self.loaded.push(slot),
             // Dropped, as it was.
-            home => buffer.home = home,
+            slot => buffer.slot = slot,
         }
     }
 

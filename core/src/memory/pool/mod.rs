@@ -52,8 +52,7 @@ pub struct Pool<T: RegionTag> {
 #[must_use = "dropping it gives it back"]
 pub struct Buffer<T: RegionTag> {
     /// `None` only while it is being dropped or put.
-    home: Option<Arc<Home<T>>>,
-    at: Place<T>,
+    slot: Option<Slot<T>>,
 }
 
 /// What a pool holds and how it does.
@@ -85,37 +84,30 @@ pub enum PoolError {
         /// Buffers of a magazine.
         magazine: usize,
     },
-    /// There are more than 2^32 buffers.
-    #[error("more than 2^32 buffers")]
+    /// There are 2^32 buffers or more.
+    #[error("2^32 buffers or more")]
     Many,
 }
 
-/// A region and the depot of its buffers: one count a buffer, so the region lives as long as any of them.
+/// What the buffers of a region share, read-only: a line or two that stays in each core's cache. One count for each
+/// buffer, so the region lives as long as any of them.
 struct Home<T: RegionTag> {
-    region: Region<T>,
+    handle: Handle<T>,
+    /// Bytes of a buffer.
+    size: u64,
+    /// The pool's number of the region's first buffer.
+    first: u32,
     depot: Arc<Depot<T>>,
+    region: Region<T>,
 }
 
-/// One buffer, free: for each there is exactly one of these or one [`Buffer`], and it moves.
+/// One buffer: exactly one of these exists for each, free or in a [`Buffer`], and it moves. Two words, since moving is
+/// most of what `get` and `put` do.
 struct Slot<T: RegionTag> {
     home: Arc<Home<T>>,
-    at: Place<T>,
-}
-
-/// Where a buffer lies. Copied from region and pool, so that making a span touches nothing else.
-struct Place<T: RegionTag> {
-    handle: Handle<T>,
-    start: u64,
-    len: u64,
+    /// Which of the region's buffers: it starts at `index * size`.
     index: u32,
 }
-
-impl<T: RegionTag> Clone for Place<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T: RegionTag> Copy for Place<T> {}
 
 impl<T: RegionTag> Pool<T> {
     /// Cuts regions (host memory of the fabric or of a domain, or windows) into buffers of `size` bytes, each at a
@@ -140,18 +132,18 @@ impl<T: RegionTag> Pool<T> {
         let count = regions.iter().map(fit).fold(0, u64::saturating_add);
         match count {
             0 => return Err(empty),
-            _ if count > 1 << 32 => return Err(PoolError::Many),
+            _ if count > u64::from(u32::MAX) => return Err(PoolError::Many),
             _ => {}
         }
         let depot = Arc::new(Depot::new(magazine, count as usize));
-        let mut index = 0;
+        let mut first = 0;
         for region in regions {
-            let (count, handle) = (fit(&region), region.handle());
-            let home = Arc::new(Home { region, depot: depot.clone() });
-            for at in 0..count {
-                let at = Place { handle, start: at * size, len: size, index };
-                depot.put(Slot { home: home.clone(), at });
-                index += 1;
+            // Below 2^32 in all, as checked.
+            let (count, handle) = (fit(&region) as u32, region.handle());
+            let home = Arc::new(Home { handle, size, first, depot: depot.clone(), region });
+            first = first.wrapping_add(count);
+            for index in 0..count {
+                depot.put(Slot { home: home.clone(), index });
             }
         }
         Ok(Pool { depot, size })
@@ -194,31 +186,33 @@ impl<T: RegionTag> fmt::Debug for Pool<T> {
 impl<T: RegionTag> Buffer<T> {
     #[inline]
     fn new(slot: Slot<T>) -> Self {
-        Buffer { home: Some(slot.home), at: slot.at }
+        Buffer { slot: Some(slot) }
     }
 
     /// A piece of the buffer, for operations; a value. What reaches beyond the buffer (also where its neighbour lies
     /// there) is a span that submit answers with `Denied(Bounds)`. No cost.
     #[inline]
     pub fn span(&self, at: Range<u64>) -> Span<T> {
-        let Place { handle, start, len, .. } = self.at;
-        let inside = at.start <= at.end && at.end <= len;
+        let slot = self.slot();
+        let (size, start) = (slot.home.size, slot.start());
+        let inside = at.start <= at.end && at.end <= size;
         // Beyond every region.
         let beyond = u64::MAX - 1..u64::MAX;
-        handle.span(if inside { start + at.start..start + at.end } else { beyond })
+        slot.home.handle.span(if inside { start + at.start..start + at.end } else { beyond })
     }
 
     /// Which of the pool's buffers it is: 0 to [`PoolState::buffers`] - 1, for tables beside the pool, or as a cookie.
     #[inline]
     pub fn index(&self) -> u32 {
-        self.at.index
+        let slot = self.slot();
+        slot.home.first + slot.index
     }
 
     /// Bytes.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     #[inline]
     pub fn len(&self) -> u64 {
-        self.at.len
+        self.slot().home.size
     }
 
     /// Reads the buffer's host memory (volatile).
@@ -240,20 +234,35 @@ impl<T: RegionTag> Buffer<T> {
     }
 
     fn bytes(&self, at: u64, len: usize) -> Result<(&Region<T>, u64), RegionError> {
-        let (len, size) = (len as u64, self.at.len);
-        let home = self.home.as_ref().ok_or(RegionError::Stale)?;
+        let slot = self.slot();
+        let (len, size) = (len as u64, slot.home.size);
         match at.checked_add(len) {
-            Some(end) if end <= size => Ok((&home.region, self.at.start + at)),
+            Some(end) if end <= size => Ok((&slot.home.region, slot.start() + at)),
             _ => Err(RegionError::Range { at, len, size }),
         }
+    }
+
+    #[inline]
+    fn slot(&self) -> &Slot<T> {
+        match &self.slot {
+            Some(slot) => slot,
+            None => unreachable!("taken by drop and by put only, which end the buffer"),
+        }
+    }
+}
+
+impl<T: RegionTag> Slot<T> {
+    #[inline]
+    fn start(&self) -> u64 {
+        u64::from(self.index) * self.home.size
     }
 }
 
 impl<T: RegionTag> Drop for Buffer<T> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            give_back(Slot { home, at: self.at });
+        if let Some(slot) = self.slot.take() {
+            give_back(slot);
         }
     }
 }
@@ -267,7 +276,8 @@ fn give_back<T: RegionTag>(slot: Slot<T>) {
 
 impl<T: RegionTag> fmt::Debug for Buffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} at {:?}+{:#x})", self.at.index, self.at.handle, self.at.start)
+        let slot = self.slot();
+        write!(f, "Buffer({} at {:?}+{:#x})", self.index(), slot.home.handle, slot.start())
     }
 }
 

@@ -67,7 +67,7 @@ proptest! {
         }
         drop(caches);
         out.extend(std::iter::from_fn(|| pool.get()));
-        let places: BTreeSet<(u32, u64)> = out.iter().map(|b| (b.index(), b.at.start)).collect();
+        let places: BTreeSet<(u32, u64)> = out.iter().map(|b| (b.index(), b.slot().start())).collect();
         let all: BTreeSet<(u32, u64)> = (0..buffers).map(|at| (at as u32, at * SIZE)).collect();
         prop_assert_eq!(places, all, "every buffer, at its own place");
     }
@@ -124,7 +124,7 @@ fn a_span_never_reaches_the_neighbour() {
     let (_fabric, pool) = pool(4, 4);
     let buffer = pool.get().unwrap();
     let inside = buffer.span(16..SIZE);
-    assert_eq!((inside.raw.start, inside.raw.len), (buffer.at.start + 16, SIZE - 16));
+    assert_eq!((inside.raw.start, inside.raw.len), (buffer.slot().start() + 16, SIZE - 16));
     let backwards = std::ops::Range { start: 9, end: 8 };
     for bad in [0..SIZE + 1, SIZE..SIZE + 1, backwards, u64::MAX - 8..u64::MAX] {
         assert_eq!(buffer.span(bad).raw.start, u64::MAX - 1, "no region reaches there");
@@ -140,10 +140,12 @@ fn buffers_of_a_revoked_region_are_taken_out_of_use_and_the_others_stay() {
     let (doomed, stays) = (region(&fabric, 8), region(&fabric, 8));
     let pool = Pool::new([doomed, stays], SIZE, 4).unwrap();
     let all: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
-    let home = all.iter().find(|buffer| buffer.index() == 0).unwrap().home.clone().unwrap();
+    let home = all.iter().find(|buffer| buffer.index() == 0).unwrap().slot().home.clone();
     let report = home.region.revoke(Cause::User, Deadline::millis(100, 1000)).wait().unwrap();
     assert!(report.is_clean());
     drop(home);
+    // The regions' buffers are numbered one after the other, each at its own start.
+    assert!(all.iter().all(|b| b.slot().start() == u64::from(b.index() % 8) * SIZE));
     let stale = all.iter().find(|buffer| buffer.index() == 3).unwrap();
     assert_eq!(stale.write(0, &[1]), Err(RegionError::Stale));
     drop(all);
@@ -159,7 +161,7 @@ fn a_refill_sorts_out_what_was_revoked_in_the_depot() {
     let (stays, doomed) = (region(&fabric, 6), region(&fabric, 6));
     let pool = Pool::new([stays, doomed], SIZE, 4).unwrap();
     let buffer = std::iter::from_fn(|| pool.get()).find(|buffer| buffer.index() >= 6).unwrap();
-    let revoke = buffer.home.as_ref().unwrap().region.revoke(Cause::User, Deadline::millis(100, 1000));
+    let revoke = buffer.slot().home.region.revoke(Cause::User, Deadline::millis(100, 1000));
     revoke.wait().unwrap();
     drop(buffer);
     let mut cache = pool.cache();
@@ -178,7 +180,7 @@ fn a_region_goes_with_its_last_buffer_and_not_before() {
     held.write(0, &[1]).unwrap();
     assert!(cache.get().is_some(), "what a cache holds stays good");
     drop(cache);
-    let home = Arc::downgrade(held.home.as_ref().unwrap());
+    let home = Arc::downgrade(&held.slot().home);
     assert!(home.upgrade().is_some());
     drop(held);
     assert!(home.upgrade().is_none(), "the depot kept it");
