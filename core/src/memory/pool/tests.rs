@@ -160,7 +160,10 @@ fn a_refill_sorts_out_what_was_revoked_in_the_depot() {
     let fabric = Fabric::builder().regions(16).manual().build().unwrap();
     let (stays, doomed) = (region(&fabric, 6), region(&fabric, 6));
     let pool = Pool::new([stays, doomed], SIZE, 4).unwrap();
-    let buffer = std::iter::from_fn(|| pool.get()).find(|buffer| buffer.index() >= 6).unwrap();
+    let mut all: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
+    let doomed = all.iter().position(|buffer| buffer.index() >= 6).unwrap();
+    let buffer = all.swap_remove(doomed);
+    drop(all);
     let revoke = buffer.slot().home.region.revoke(Cause::User, Deadline::millis(100, 1000));
     revoke.wait().unwrap();
     drop(buffer);
