@@ -233,6 +233,10 @@ mod tests {
         assert_eq!(l3.len(), 1);
         assert_eq!(l3[0].cpus, (8..16).collect::<Vec<_>>());
         assert!(Topology::synthetic("Nonsense:2").is_err());
+        // The kernel's numbers need not follow the packages.
+        let odd = Topology::synthetic("Package:2 [NUMANode(indexes=1,0)] PU:2").unwrap();
+        let cpus: Vec<_> = odd.nodes().iter().map(|node| (node.id, node.cpus.clone())).collect();
+        assert_eq!(cpus, [(NodeId(0), vec![2, 3]), (NodeId(1), vec![0, 1])]);
     }
 
     #[cfg(feature = "numa")]
@@ -247,6 +251,8 @@ mod tests {
         );
         machine.distances.insert(NodeId(2), vec![32, 21, 10, 10]);
         assert_eq!(machine.by_distance(NodeId(2)), [ids[2], ids[3], ids[1], ids[0]]);
+        machine.distances.insert(NodeId(3), vec![32, 21, 10, 10]);
+        assert_eq!(machine.by_distance(NodeId(3))[0], NodeId(3), "not the other at the same distance");
         assert_eq!(machine.distance(NodeId(2), NodeId(0)), Some(32));
         assert_eq!(machine.distance(NodeId(0), NodeId(2)), Some(20), "what a machine does not tell");
         assert_eq!(machine.distance(NodeId(0), NodeId(9)), None);

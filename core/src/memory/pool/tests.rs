@@ -64,6 +64,7 @@ proptest! {
             prop_assert_eq!(distinct.len(), out.len(), "handed out twice");
             let cached: usize = caches.iter().map(PoolCache::free).sum();
             prop_assert_eq!(pool.state().free + cached + out.len(), buffers as usize);
+            prop_assert!(caches.iter().all(|cache| cache.free() <= 2 * magazine), "a cache hoards");
         }
         drop(caches);
         out.extend(std::iter::from_fn(|| pool.get()));
@@ -188,6 +189,34 @@ fn a_region_goes_with_its_last_buffer_and_not_before() {
     drop(held);
     assert!(home.upgrade().is_none(), "the depot kept it");
     drop(fabric);
+}
+
+#[test]
+fn full_magazines_of_a_cache_that_outlives_its_pool_keep_no_region() {
+    let (_fabric, pool) = pool(4, 2);
+    let mut cache = pool.cache();
+    let all: Vec<_> = std::iter::from_fn(|| cache.get()).collect();
+    let home = Arc::downgrade(&all[0].slot().home);
+    all.into_iter().for_each(|buffer| cache.put(buffer));
+    assert_eq!(cache.free(), 4, "two full magazines");
+    drop(pool);
+    assert!(home.upgrade().is_some());
+    drop(cache);
+    assert!(home.upgrade().is_none());
+}
+
+#[test]
+fn the_depot_hands_out_no_buffer_of_a_revoked_region() {
+    let fabric = Fabric::builder().regions(16).manual().build().unwrap();
+    let (stays, doomed) = (region(&fabric, 3), region(&fabric, 5));
+    let pool = Pool::new([stays, doomed], SIZE, 4).unwrap();
+    let first = pool.get().unwrap();
+    assert!(first.index() >= 3, "the last put is the first to go");
+    first.slot().home.region.revoke(Cause::User, Deadline::millis(100, 1000)).wait().unwrap();
+    let left: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
+    assert_eq!(left.iter().map(Buffer::index).collect::<BTreeSet<_>>(), (0..3).collect());
+    drop(first);
+    assert_eq!(pool.state(), PoolState { buffers: 8, free: 0, revoked: 5 });
 }
 
 #[test]
