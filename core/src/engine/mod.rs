@@ -4,6 +4,7 @@
 //! sees it, remembers what is in flight, and decides when a queue is cancelled; the engine translates operations
 //! to descriptors, rings doorbells, and reports what the device completed.
 
+pub mod copy;
 pub mod cpu;
 pub mod uring;
 

@@ -1,0 +1,302 @@
+//! The instructions that move bytes. Raw pointers in, nothing else: the memory may be a device's too.
+#![expect(
+    unsafe_code,
+    reason = "copies by address; copy/tests.rs runs every kernel against bytes, and against guard pages"
+)]
+
+/// Bytes of a line, and what a non-temporal store must be aligned to.
+const LINE: usize = 64;
+/// Distance of the four streams of a large non-temporal copy: each has a page, and so a prefetcher, of its own.
+const STRIDE: usize = 4096;
+
+/// `memmove`: what libc picks for this machine. Overlap is allowed.
+///
+/// # Safety
+/// K1: `from..from + len` may be read and `to..to + len` written, no Rust reference points into them.
+#[inline(always)]
+pub(super) unsafe fn plain(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: 1. K1.
+    unsafe { std::ptr::copy(from, to, len) }
+}
+
+/// # Safety
+/// K1.
+#[inline(always)]
+unsafe fn step(from: *const u8, to: *mut u8, by: usize) -> (*const u8, *mut u8) {
+    // SAFETY: 1. K1 for at least `by` bytes.
+    let from = unsafe { from.add(by) };
+    // SAFETY: 1. K1 for at least `by` bytes.
+    (from, unsafe { to.add(by) })
+}
+
+/// Bytes before `to` is at a line.
+#[inline(always)]
+fn head(to: *const u8, len: usize) -> usize {
+    ((to as usize).wrapping_neg() % LINE).min(len)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use super::{LINE, STRIDE, plain, step};
+    use std::arch::asm;
+
+    /// `rep movsb`: microcode moves whole lines where the CPU has "enhanced rep movsb".
+    ///
+    /// # Safety
+    /// K1, and the two do not overlap.
+    #[inline]
+    pub(in super::super) unsafe fn repeat(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: 1. K1. 2. the ABI has the direction flag clear.
+        unsafe {
+            asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    /// Copies `lines` lines in each of four streams `stride` bytes apart, past the caches.
+    type Streams = unsafe fn(*const u8, *mut u8, usize, usize);
+
+    /// # Safety
+    /// K1 for `3 * stride + lines * 64` bytes; AVX-512F; `to` and `stride` are multiples of 64; `lines > 0`.
+    unsafe fn streams512(from: *const u8, to: *mut u8, stride: usize, lines: usize) {
+        let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
+        // SAFETY: 1. the caller's promises: all loads and stores are inside the four streams. 2. xmm0-3 name the
+        // whole registers; `vzeroupper` leaves no dirty upper halves.
+        unsafe {
+            asm!(
+                "2:",
+                "vmovdqu64 zmm0, [{s}]",
+                "vmovdqu64 zmm1, [{s} + {k}]",
+                "vmovdqu64 zmm2, [{s} + 2*{k}]",
+                "vmovdqu64 zmm3, [{s3}]",
+                "vmovntdq [{d}], zmm0",
+                "vmovntdq [{d} + {k}], zmm1",
+                "vmovntdq [{d} + 2*{k}], zmm2",
+                "vmovntdq [{d3}], zmm3",
+                "add {s}, 64",
+                "add {s3}, 64",
+                "add {d}, 64",
+                "add {d3}, 64",
+                "dec {n}",
+                "jnz 2b",
+                "vzeroupper",
+                s = inout(reg) from => _, s3 = inout(reg) from3 => _,
+                d = inout(reg) to => _, d3 = inout(reg) to3 => _,
+                k = in(reg) stride, n = inout(reg) lines => _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// # Safety
+    /// As [`streams512`], with AVX2.
+    unsafe fn streams256(from: *const u8, to: *mut u8, stride: usize, lines: usize) {
+        let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
+        // SAFETY: 1. as in `streams512`, two halves a line.
+        unsafe {
+            asm!(
+                "2:",
+                "vmovdqu ymm0, [{s}]",
+                "vmovdqu ymm1, [{s} + 32]",
+                "vmovdqu ymm2, [{s} + {k}]",
+                "vmovdqu ymm3, [{s} + {k} + 32]",
+                "vmovdqu ymm4, [{s} + 2*{k}]",
+                "vmovdqu ymm5, [{s} + 2*{k} + 32]",
+                "vmovdqu ymm6, [{s3}]",
+                "vmovdqu ymm7, [{s3} + 32]",
+                "vmovntdq [{d}], ymm0",
+                "vmovntdq [{d} + 32], ymm1",
+                "vmovntdq [{d} + {k}], ymm2",
+                "vmovntdq [{d} + {k} + 32], ymm3",
+                "vmovntdq [{d} + 2*{k}], ymm4",
+                "vmovntdq [{d} + 2*{k} + 32], ymm5",
+                "vmovntdq [{d3}], ymm6",
+                "vmovntdq [{d3} + 32], ymm7",
+                "add {s}, 64",
+                "add {s3}, 64",
+                "add {d}, 64",
+                "add {d3}, 64",
+                "dec {n}",
+                "jnz 2b",
+                "vzeroupper",
+                s = inout(reg) from => _, s3 = inout(reg) from3 => _,
+                d = inout(reg) to => _, d3 = inout(reg) to3 => _,
+                k = in(reg) stride, n = inout(reg) lines => _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// # Safety
+    /// K1; no overlap; the CPU has what `streams` needs.
+    unsafe fn stream(from: *const u8, to: *mut u8, len: usize, streams: Streams) {
+        let head = super::head(to, len);
+        // SAFETY: 1. K1: `head <= len`.
+        unsafe { plain(from, to, head) };
+        // SAFETY: 1. K1: `head <= len`.
+        let (mut from, mut to) = unsafe { step(from, to, head) };
+        let mut left = len - head;
+        while left >= 4 * LINE {
+            let stride = if left >= 4 * STRIDE { STRIDE } else { (left / 4) & !(LINE - 1) };
+            // SAFETY: 1. K1: `4 * stride <= left`. 2. `to` is at a line, and stays so: strides are whole lines, at
+            // least one. 3. the caller's promise of the CPU.
+            unsafe { streams(from, to, stride, stride / LINE) };
+            // SAFETY: 1. K1: `4 * stride <= left`.
+            (from, to) = unsafe { step(from, to, 4 * stride) };
+            left -= 4 * stride;
+        }
+        // SAFETY: 1. K1: what is left.
+        unsafe { plain(from, to, left) };
+    }
+
+    /// # Safety
+    /// K1; no overlap; AVX-512F.
+    pub(in super::super) unsafe fn stream512(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: 1. the caller's promises.
+        unsafe { stream(from, to, len, streams512) }
+    }
+
+    /// # Safety
+    /// K1; no overlap; AVX2.
+    pub(in super::super) unsafe fn stream256(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: 1. the caller's promises.
+        unsafe { stream(from, to, len, streams256) }
+    }
+
+    /// Repeats an 8-byte word by `rep stosq`.
+    ///
+    /// # Safety
+    /// `to..to + 8 * words` may be written.
+    pub(super) unsafe fn repeat_word(to: *mut u8, words: usize, word: u64) {
+        // SAFETY: 1. the caller's promise. 2. the ABI has the direction flag clear.
+        unsafe {
+            asm!("rep stosq", inout("rdi") to => _, inout("rcx") words => _, in("rax") word,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    /// Fills whole lines past the caches.
+    ///
+    /// # Safety
+    /// `to..to + 64 * lines` may be written, `to` is at a line, `lines > 0`.
+    pub(super) unsafe fn stream_word(to: *mut u8, lines: usize, word: u64) {
+        // SAFETY: 1. the caller's promise. 2. `movnti` is in every x86-64.
+        unsafe {
+            asm!(
+                "2:",
+                "movnti [{d}], {w}",
+                "movnti [{d} + 8], {w}",
+                "movnti [{d} + 16], {w}",
+                "movnti [{d} + 24], {w}",
+                "movnti [{d} + 32], {w}",
+                "movnti [{d} + 40], {w}",
+                "movnti [{d} + 48], {w}",
+                "movnti [{d} + 56], {w}",
+                "add {d}, 64",
+                "dec {n}",
+                "jnz 2b",
+                d = inout(reg) to => _, w = in(reg) word, n = inout(reg) lines => _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Orders non-temporal stores before every later store.
+    #[inline(always)]
+    pub(in super::super) fn store_fence() {
+        // SAFETY: 1. a fence; SSE is in every x86-64.
+        unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+    }
+
+    /// Ticks that three loads spread over a block take. Of a source: copying past the caches leaves it cached, so
+    /// the answer does not depend on how the last copy was made.
+    ///
+    /// # Safety
+    /// `at..at + len` may be read; `len > 0`.
+    #[inline(always)]
+    pub(in super::super) unsafe fn probe(at: *const u8, len: usize) -> u64 {
+        let (start, end): (u64, u64);
+        // SAFETY: 1. loads of single bytes inside the block; `lfence` and `rdtsc` are in every x86-64.
+        unsafe {
+            asm!(
+                "lfence", "rdtsc", "shl rdx, 32", "or rax, rdx", "mov {start}, rax",
+                "movzx {a:e}, byte ptr [{s} + {i}]",
+                "movzx {a:e}, byte ptr [{s} + 2*{i}]",
+                "movzx {a:e}, byte ptr [{s} + {j}]",
+                "lfence", "rdtsc", "shl rdx, 32", "or rax, rdx",
+                start = out(reg) start, a = out(reg) _, s = in(reg) at, i = in(reg) len / 4,
+                j = in(reg) len / 4 * 3, out("rax") end, out("rdx") _,
+                options(nostack, readonly),
+            );
+        }
+        end.wrapping_sub(start)
+    }
+
+    /// For calibration: writes the lines back and drops them from every cache.
+    ///
+    /// # Safety
+    /// `at..at + len` is mapped.
+    #[cfg(not(loom))]
+    pub(in super::super) unsafe fn flush(at: *const u8, len: usize) {
+        for offset in (0..len).step_by(LINE) {
+            // SAFETY: 1. the caller's promise; no byte changes.
+            unsafe {
+                asm!("clflush [{}]", in(reg) at.wrapping_add(offset), options(nostack, preserves_flags))
+            };
+        }
+        // SAFETY: 1. a fence.
+        unsafe { asm!("mfence", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Repeats `pattern`, little-endian, from the first byte on. `stream`: past the caches (then a store fence is due).
+///
+/// # Safety
+/// `to..to + len` may be written, no Rust reference points into it.
+pub(super) unsafe fn fill(to: *mut u8, len: usize, pattern: u64, stream: bool) {
+    if len < 1024 || !cfg!(target_arch = "x86_64") {
+        // SAFETY: 1. the caller's promise.
+        return unsafe { fill_words(to, len, pattern) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        let head = head(to, len);
+        // SAFETY: 1. `head < 64 <= len`.
+        unsafe { fill_words(to, head, pattern) };
+        // SAFETY: 1. `head <= len`.
+        let at = unsafe { to.add(head) };
+        let word = pattern.to_le().rotate_right(head as u32 % 8 * 8);
+        let lines = (len - head) / LINE;
+        if stream {
+            // SAFETY: 1. `head + 64 * lines <= len`; `at` is at a line; at least one line, as `len >= 1024`.
+            unsafe { x86::stream_word(at, lines, word) };
+        } else {
+            // SAFETY: 1. `head + 64 * lines <= len`.
+            unsafe { x86::repeat_word(at, lines * 8, word) };
+        }
+        // SAFETY: 1. `head + 64 * lines <= len`.
+        let rest = unsafe { at.add(lines * LINE) };
+        // SAFETY: 1. what is left.
+        unsafe { fill_words(rest, len - head - lines * LINE, u64::from_le(word)) };
+    }
+}
+
+/// # Safety
+/// As [`fill`].
+unsafe fn fill_words(to: *mut u8, len: usize, pattern: u64) {
+    for word in 0..len / 8 {
+        // SAFETY: 1. `word * 8 + 8 <= len`.
+        let at = unsafe { to.add(word * 8) }.cast::<u64>();
+        // SAFETY: 1. in bounds, as above; unaligned is allowed.
+        unsafe { at.write_unaligned(pattern.to_le()) };
+    }
+    for (i, byte) in (len & !7..len).zip(pattern.to_le_bytes()) {
+        // SAFETY: 1. `i < len`.
+        let at = unsafe { to.add(i) };
+        // SAFETY: 1. in bounds.
+        unsafe { at.write(byte) };
+    }
+}
