@@ -7,6 +7,7 @@
 pub mod copy;
 pub mod cpu;
 pub mod uring;
+pub mod worker;
 
 use crate::op::OpKind;
 use crate::sync::Ordering;

@@ -1,0 +1,261 @@
+//! The lane between a channel and the thread that works for it: descriptors one way, a count the other.
+//!
+//! A descriptor and the word that says it is there share a line, so one that comes alone costs its reader one miss.
+//! The first of a burst is kept back until the doorbell; the others are written at once and become visible with it,
+//! so a burst is published by one store. What is done is a count in a line that the worker writes once for a batch.
+//!
+//! # Invariants
+//! - **L1** Position `p` lives in slot `p` modulo the room; the slot shows `p + 1` once it may be run, 0 or an older
+//!   position's word before. The submitter writes a slot only after it has seen `done` beyond what the slot held,
+//!   or while the lane is stopped.
+//! - **L2** After the server has acknowledged `STOP` or `GONE` it reads no slot and runs nothing until it sees a
+//!   later `RUN`. The submitter moves positions back only in between.
+#![expect(unsafe_code, reason = "bodies of slots (L1, L2); model: worker/model.rs")]
+
+use crate::sync::{AtomicU64, Cell, Ordering, cell_mut};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+
+/// Jobs done before the count of them is published, while more are waiting.
+const BATCH: u32 = 32;
+
+/// What the submitter wants; above these bits how often it wanted something.
+const RUN: u64 = 0;
+const STOP: u64 = 1;
+const GONE: u64 = 2;
+const WANT: u64 = 3;
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Slot<J> {
+    /// Position + 1 of the job that it holds.
+    holds: AtomicU64,
+    body: Cell<J>,
+}
+
+#[derive(Debug)]
+struct Lane<J> {
+    slots: Box<[Slot<J>]>,
+    /// By the submitter, rarely.
+    order: CachePadded<AtomicU64>,
+    /// Jobs done, by the server.
+    done: CachePadded<AtomicU64>,
+    /// The last `STOP` or `GONE` that the server obeys.
+    obeyed: CachePadded<AtomicU64>,
+}
+
+// SAFETY: 1. bodies are reached under L1 and L2 by one side at a time; everything else is Sync by itself.
+unsafe impl<J: Send> Sync for Lane<J> {}
+
+impl<J: Copy> Lane<J> {
+    #[inline(always)]
+    fn slot(&self, position: u64) -> &Slot<J> {
+        // The room is a power of two, never 0.
+        &self.slots[position as usize & (self.slots.len() - 1)]
+    }
+}
+
+/// A lane for `depth + 1` jobs; `empty` fills slots that nobody reads.
+pub(super) fn lane<J: Copy>(depth: u32, empty: J) -> (Submitter<J>, Server<J>) {
+    let room = (depth as usize + 1).next_power_of_two();
+    let slot = || Slot { holds: AtomicU64::new(0), body: Cell::new(empty) };
+    let lane = Arc::new(Lane {
+        slots: (0..room).map(|_| slot()).collect(),
+        order: CachePadded::new(AtomicU64::new(RUN)),
+        done: CachePadded::new(AtomicU64::new(0)),
+        obeyed: CachePadded::new(AtomicU64::new(RUN)),
+    });
+    let submitter = Submitter { lane: lane.clone(), first: empty, pushed: 0, rung: 0, order: RUN };
+    (submitter, Server { lane, next: 0, published: 0, order: RUN })
+}
+
+/// The channel's side. It keeps at most `depth + 1` jobs between those it has seen done and those it has pushed.
+#[derive(Debug)]
+pub(super) struct Submitter<J> {
+    lane: Arc<Lane<J>>,
+    /// The first job since the last `ring`, not yet in its slot.
+    first: J,
+    pushed: u64,
+    rung: u64,
+    order: u64,
+}
+
+impl<J: Copy> Submitter<J> {
+    /// Writes a job. Nobody sees it before `ring`. The caller has seen `done` beyond `pushed - room`.
+    #[inline(always)]
+    pub(super) fn push(&mut self, job: J) {
+        if self.pushed == self.rung {
+            self.first = job;
+        } else {
+            // Relaxed: whoever looks at it has seen the first of the burst, which is published by Release.
+            self.put(self.pushed, job, Ordering::Relaxed);
+        }
+        self.pushed += 1;
+    }
+
+    /// Publishes what was pushed: one store.
+    #[inline(always)]
+    pub(super) fn ring(&mut self) {
+        if self.pushed != self.rung {
+            // Release: this job's body, and the whole of those behind it.
+            self.put(self.rung, self.first, Ordering::Release);
+            self.rung = self.pushed;
+        }
+    }
+
+    #[inline(always)]
+    fn put(&self, position: u64, job: J, order: Ordering) {
+        let slot = self.lane.slot(position);
+        let mut body = slot.body.ptr();
+        // SAFETY: 1. L1: the caller has seen the slot's last job done, so the server is past it; it does not read
+        // the new one before the store below.
+        *unsafe { cell_mut(&mut body) } = job;
+        slot.holds.store(position + 1, order);
+    }
+
+    /// Jobs done so far. Acquire: with what they did.
+    #[inline(always)]
+    pub(super) fn done(&self) -> u64 {
+        self.lane.done.load(Ordering::Acquire)
+    }
+
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Asks the server to stop; true when it has. Then `done` is final.
+    pub(super) fn stop(&mut self) -> bool {
+        self.want(STOP)
+    }
+
+    /// Asks the server to go away for good; true when it has.
+    pub(super) fn leave(&mut self) -> bool {
+        self.want(GONE)
+    }
+
+    fn want(&mut self, what: u64) -> bool {
+        if self.order & WANT != what {
+            self.order = (self.order & !WANT) + (WANT + 1) + what;
+            // Relaxed: the answer is what counts.
+            self.lane.order.store(self.order, Ordering::Relaxed);
+        }
+        // Acquire: what the server did before it stopped happened before what the caller does now.
+        self.lane.obeyed.load(Ordering::Acquire) == self.order
+    }
+
+    /// After `stop` said so: forgets what was not done, and lets the server run again.
+    pub(super) fn resume(&mut self) {
+        // Relaxed: `stop` has acquired what the server stored last.
+        let done = self.lane.done.load(Ordering::Relaxed);
+        for position in done..self.pushed {
+            self.lane.slot(position).holds.store(0, Ordering::Relaxed);
+        }
+        (self.pushed, self.rung) = (done, done);
+        self.order = (self.order & !WANT) + (WANT + 1) + RUN;
+        // Release: a server that sees it sees the emptied slots.
+        self.lane.order.store(self.order, Ordering::Release);
+    }
+}
+
+/// What a server runs jobs with.
+pub(super) trait Serve<J> {
+    /// Begins a turn.
+    fn begin(&mut self);
+    /// Goes on with `job`, the same one until it is done; true then.
+    fn run(&mut self, job: &J) -> bool;
+    /// Orders what was done before the next store.
+    fn publish(&mut self);
+    /// Forgets the job that was begun.
+    fn abandon(&mut self);
+}
+
+/// How a turn went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Something was done.
+    Busy,
+    /// There was nothing to do.
+    Idle,
+    /// The submitter is gone, and so must the server be.
+    Gone,
+}
+
+/// The worker's side.
+#[derive(Debug)]
+pub(super) struct Server<J> {
+    lane: Arc<Lane<J>>,
+    /// Position to be run next.
+    next: u64,
+    published: u64,
+    /// The last order seen.
+    order: u64,
+}
+
+impl<J: Copy> Server<J> {
+    /// Runs what there is, for one turn of `with`.
+    #[inline]
+    pub(super) fn turn(&mut self, with: &mut impl Serve<J>) -> Turn {
+        // Acquire: a `RUN` comes with the slots that were emptied before it.
+        let order = self.lane.order.load(Ordering::Acquire);
+        if order != self.order {
+            self.order = order;
+            self.obey(with);
+        }
+        match self.order & WANT {
+            RUN => {}
+            STOP => return Turn::Idle,
+            _ => return Turn::Gone,
+        }
+        let Some(mut job) = self.look() else { return Turn::Idle };
+        with.begin();
+        for _ in 0..BATCH {
+            if !with.run(&job) {
+                break;
+            }
+            self.next += 1;
+            match self.look() {
+                Some(following) => job = following,
+                None => break,
+            }
+        }
+        self.publish(with);
+        Turn::Busy
+    }
+
+    #[inline(always)]
+    fn look(&self) -> Option<J> {
+        let slot = self.lane.slot(self.next);
+        // Acquire: with its body.
+        if slot.holds.load(Ordering::Acquire) != self.next + 1 {
+            return None;
+        }
+        let mut body = slot.body.ptr();
+        // SAFETY: 1. L1: it shows our position, so it was written before, and is not written again before we publish
+        // a count beyond it. 2. L2: the order seen last is `RUN`.
+        Some(*unsafe { cell_mut(&mut body) })
+    }
+
+    /// Publishes how many are done.
+    #[inline(always)]
+    fn publish(&mut self, with: &mut impl Serve<J>) {
+        if self.published != self.next {
+            with.publish();
+            self.published = self.next;
+            // Release: what the jobs did.
+            self.lane.done.store(self.next, Ordering::Release);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn obey(&mut self, with: &mut impl Serve<J>) {
+        if self.order & WANT == RUN {
+            return;
+        }
+        with.abandon();
+        // Also what the abandoned job wrote.
+        with.publish();
+        // Release: nothing of what we did is still to come.
+        self.lane.obeyed.store(self.order, Ordering::Release);
+    }
+}
