@@ -23,12 +23,15 @@ struct Syncing {
 pub(super) struct Book {
     pub(super) entries: Box<[Entry]>,
     pub(super) media: Box<[Medium]>,
-    /// Accepted, and not with the kernel, in order.
+    /// Accepted, in order, with no entry in the submission queue yet.
     pub(super) queue: Vec<u32>,
     /// The first of `queue`: a doorbell was rung for them, or they go on by themselves.
     pub(super) rung: usize,
-    /// The first of those: their entries lie in the submission queue, and the kernel has not taken them.
-    pub(super) built: usize,
+    /// Operations whose entries lie in the submission queue, and the kernel has not taken them.
+    built: usize,
+    /// Which ones: the last `built` before `sent`, by the low bits of the count.
+    log: Box<[u32]>,
+    sent: usize,
     /// Entries whose completions have not come: operations that the kernel took, and syncs.
     pub(super) out: u32,
     /// Cancels whose completions have not come.
@@ -52,6 +55,8 @@ impl Book {
             queue: Vec::with_capacity(room),
             rung: 0,
             built: 0,
+            log: vec![0; room].into_boxed_slice(),
+            sent: 0,
             out: 0,
             cancels: 0,
             syncs_built: 0,
@@ -63,35 +68,51 @@ impl Book {
         }
     }
 
+    /// Checks an operation; `None`: not one of this engine.
     #[inline]
-    pub(super) fn accept(&mut self, index: u32, kind: Kind, operand: &Target, at: u64) -> Push {
-        let entry = Entry::new(kind, operand.address, at, operand.len as u32);
-        // `end` in the file's own offsets: the next file's never begin.
-        let end = (at & super::entry::OFFSET) + operand.len;
-        if entry.file() >= self.media.len() || operand.len > u64::from(u32::MAX) || end > OFFSET_END {
-            return Push::Unsupported;
-        }
-        self.enqueue(index, entry)
+    pub(super) fn check(&self, kind: Kind, operand: &Target, at: u64) -> Option<Entry> {
+        let len = u32::try_from(operand.len).ok()?;
+        let entry = Entry::new(kind, operand.address, at, len);
+        // The end in the file's own offsets: those of the next file never begin.
+        let end = (at & super::entry::OFFSET) + u64::from(len);
+        (entry.file() < self.media.len() && end <= OFFSET_END).then_some(entry)
     }
 
-    pub(super) fn accept_fence(&mut self, index: u32) -> Push {
-        self.enqueue(index, Entry::new(Kind::Fence, 0, 0, 0))
-    }
-
+    /// Its place, if it is free, and its file.
     #[inline]
-    fn enqueue(&mut self, index: u32, new: Entry) -> Push {
-        match self.entries.get_mut(index as usize) {
-            // An index comes once, so the queue's capacity is enough.
-            Some(entry) if entry.kind == Kind::Idle => {
-                *entry = new;
-                self.queue.push(index);
-                Push::Taken
-            }
-            _ => Push::Full,
-        }
+    pub(super) fn place(&mut self, index: u32, new: &Entry) -> Option<(&mut Entry, &mut Medium)> {
+        let entry = self.entries.get_mut(index as usize).filter(|entry| entry.kind == Kind::Idle)?;
+        Some((entry, self.media.get_mut(new.file())?))
     }
 
-    /// The next to be given to the kernel, if it is no fence.
+    /// Accepts an operation, to be built later.
+    pub(super) fn enqueue(&mut self, index: u32, new: Entry) -> Push {
+        let entry = self.entries.get_mut(index as usize).filter(|entry| entry.kind == Kind::Idle);
+        let Some(entry) = entry else { return Push::Full };
+        *entry = new;
+        // An index comes once, so the queue's capacity is enough.
+        self.queue.push(index);
+        Push::Taken
+    }
+
+    /// May an operation be built as it comes, past an empty queue?
+    #[inline]
+    pub(super) fn is_direct(&self) -> bool {
+        self.queue.is_empty() && !self.cancelling
+    }
+
+    /// The entry of `index` was put into the submission queue.
+    #[inline]
+    pub(super) fn sent(&mut self, index: u32) {
+        let at = self.sent & (self.log.len() - 1);
+        if let Some(slot) = self.log.get_mut(at) {
+            *slot = index;
+        }
+        self.sent = self.sent.wrapping_add(1);
+        self.built += 1;
+    }
+
+    /// The `at`th of the queue, to be built, if it is no fence.
     #[inline]
     pub(super) fn next(&mut self, at: usize) -> Option<(u32, &mut Entry, &mut Medium)> {
         if at >= self.rung {
@@ -101,6 +122,24 @@ impl Book {
         let entry = self.entries.get_mut(index as usize).filter(|e| e.kind != Kind::Fence)?;
         let medium = self.media.get_mut(entry.file())?;
         Some((index, entry, medium))
+    }
+
+    /// The first `n` of the queue were built.
+    #[inline]
+    pub(super) fn forget(&mut self, n: usize) {
+        self.queue.drain(..n);
+        self.rung -= n;
+    }
+
+    /// Of those built and not taken, the `n`th from the last.
+    fn unsent(&self, n: usize) -> Option<u32> {
+        self.log.get(self.sent.wrapping_sub(n + 1) & (self.log.len() - 1)).copied()
+    }
+
+    /// Nothing was built that the kernel has not taken.
+    #[inline]
+    pub(super) fn is_taken(&self) -> bool {
+        self.built == 0
     }
 
     /// Entries that lie in the submission queue.
@@ -115,12 +154,6 @@ impl Book {
         let syncs = n.min(self.syncs_built);
         self.syncs_built -= syncs;
         let ops = (n - syncs).min(self.built);
-        if ops == self.queue.len() {
-            self.queue.clear();
-        } else {
-            self.queue.drain(..ops);
-        }
-        self.rung -= ops.min(self.rung);
         self.built -= ops;
         self.out += ops as u32;
         self.cancels_built -= (n - syncs - ops).min(self.cancels_built);
@@ -188,7 +221,7 @@ impl Book {
             return false;
         };
         let len = entry.len;
-        *entry = Entry::IDLE;
+        entry.end();
         self.out -= 1;
         sink.complete(data as u32, Outcome::Done, len);
         true
@@ -277,7 +310,7 @@ impl Book {
 
     /// Puts an operation back into the queue, before everything that waits.
     fn again(&mut self, index: u32) {
-        self.queue.insert(self.built, index);
+        self.queue.insert(0, index);
         self.rung += 1;
     }
 
@@ -302,39 +335,54 @@ impl Book {
         self.media.iter_mut().for_each(|m| m.dirty = m.seekable);
     }
 
-    /// Forgets what the kernel has not got: the drain ends it. Entries that lie in the submission queue stay.
+    /// Forgets what was not built: the drain ends it.
     pub(super) fn withdraw(&mut self) {
         self.cancelling = true;
         if self.syncing.take().is_some() {
             self.soil();
         }
-        for index in self.queue.drain(self.built..) {
+        for index in self.queue.drain(..) {
             if let Some(entry) = self.entries.get_mut(index as usize) {
                 *entry = Entry::IDLE;
             }
         }
-        self.rung = self.built;
+        self.rung = 0;
     }
 
     /// Withdraws what lies in the submission queue too; true if there was any.
     pub(super) fn drop_built(&mut self) -> bool {
         let any = self.built > 0;
+        for n in 0..self.built {
+            let entry = self.unsent(n).and_then(|index| self.entries.get_mut(index as usize));
+            if let Some(entry) = entry {
+                *entry = Entry::IDLE;
+            }
+        }
         self.built = 0;
-        self.withdraw();
         any
     }
 
     /// Ends with this errno what the kernel will never take.
     #[cold]
     pub(super) fn fail(&mut self, errno: i32, sink: &mut Sink<'_>) {
-        let n = sink.room().min(self.rung);
-        for index in self.queue.drain(..n) {
-            let Some(entry) = self.entries.get_mut(index as usize) else { continue };
-            let moved = entry.moved();
-            *entry = Entry::IDLE;
-            sink.complete(index, Outcome::Device(errno as u16), moved);
+        // Those built first, so that they come out in order.
+        while sink.room() > 0 && self.built > 0 {
+            let index = self.unsent(self.built - 1);
+            self.built -= 1;
+            self.end(index, errno, sink);
         }
-        self.rung -= n;
-        self.built = self.built.saturating_sub(n);
+        while sink.room() > 0 && self.rung > 0 {
+            let index = self.queue.remove(0);
+            self.rung -= 1;
+            self.end(Some(index), errno, sink);
+        }
+    }
+
+    fn end(&mut self, index: Option<u32>, errno: i32, sink: &mut Sink<'_>) {
+        let Some(index) = index else { return };
+        let Some(entry) = self.entries.get_mut(index as usize) else { return };
+        let moved = entry.moved();
+        *entry = Entry::IDLE;
+        sink.complete(index, Outcome::Device(errno as u16), moved);
     }
 }

@@ -166,6 +166,7 @@ impl Builder {
             sqpoll: ring.sqpoll,
             iopoll: ring.iopoll && !ring.sqpoll,
             features,
+            stuck: false,
             dead: None,
             spoiled: false,
         })

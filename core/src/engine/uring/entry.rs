@@ -49,6 +49,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) const IDLE: Entry = Entry::new(Kind::Idle, 0, 0, 0);
+    pub(super) const FENCE: Entry = Entry::new(Kind::Fence, 0, 0, 0);
 
     #[inline]
     pub(super) const fn new(kind: Kind, address: u64, at: u64, len: u32) -> Entry {
@@ -59,6 +60,18 @@ impl Entry {
     #[inline]
     pub(super) fn is_ended_by(&self, result: i32) -> bool {
         result == self.expect
+    }
+
+    /// It is over.
+    #[inline]
+    pub(super) fn end(&mut self) {
+        self.kind = Kind::Idle;
+        self.expect = AT_HOME;
+    }
+
+    /// Its entry found no room.
+    pub(super) fn unbuild(&mut self) {
+        self.expect = AT_HOME;
     }
 
     /// Has the kernel its entry?
@@ -84,40 +97,56 @@ impl Entry {
         (self.at >> OFFSET_BITS) as usize
     }
 
-    /// The kernel's entry for what is left of it, or as much as goes at once.
-    #[inline]
-    pub(super) fn build(&mut self, medium: &Medium, lookup: &mut Lookup, index: u32) -> squeue::Entry {
+    /// Makes the kernel's entry for what is left of it, or as much as goes at once, and gives it to `push`; its answer.
+    #[inline(always)]
+    pub(super) fn build(
+        &mut self,
+        medium: &mut Medium,
+        lookup: &mut Lookup,
+        index: u32,
+        push: impl FnOnce(&squeue::Entry) -> bool,
+    ) -> bool {
         let found = if self.plain { None } else { lookup.find(self.address) };
-        let (slot, room) = found.map_or((None, u64::MAX), |(slot, room)| (Some(slot), room));
+        let room = found.map_or(u64::MAX, |(_, room)| room);
         let n = u64::from(self.left.min(MOST)).min(room) as u32;
-        self.fixed = slot.is_some();
+        self.fixed = found.is_some();
         self.expect = if n == self.left { n as i32 } else { MORE };
-        let offset = self.at & OFFSET;
+        let (offset, data) = (self.at & OFFSET, u64::from(index));
+        let (to, from) = (self.address as *mut u8, self.address as *const u8);
+        // Each arm pushes what it made: one entry that all of them make would be copied once more.
         macro_rules! entry {
             ($fd:expr) => {
-                match (self.kind, slot) {
-                    (Kind::Read, Some(slot)) => {
-                        opcode::ReadFixed::new($fd, self.address as *mut u8, n, slot).offset(offset).build()
+                match (self.kind, found) {
+                    (Kind::Read, Some((slot, _))) => {
+                        push(&opcode::ReadFixed::new($fd, to, n, slot).offset(offset).build().user_data(data))
                     }
                     (Kind::Read, None) => {
-                        opcode::Read::new($fd, self.address as *mut u8, n).offset(offset).build()
+                        push(&opcode::Read::new($fd, to, n).offset(offset).build().user_data(data))
                     }
-                    (_, Some(slot)) => opcode::WriteFixed::new($fd, self.address as *const u8, n, slot)
-                        .offset(offset)
-                        .build(),
-                    (_, None) => opcode::Write::new($fd, self.address as *const u8, n).offset(offset).build(),
+                    (_, Some((slot, _))) => {
+                        medium.dirty = medium.seekable;
+                        push(
+                            &opcode::WriteFixed::new($fd, from, n, slot)
+                                .offset(offset)
+                                .build()
+                                .user_data(data),
+                        )
+                    }
+                    (_, None) => {
+                        medium.dirty = medium.seekable;
+                        push(&opcode::Write::new($fd, from, n).offset(offset).build().user_data(data))
+                    }
                 }
             };
         }
-        let entry = match medium.place {
+        match medium.place {
             Place::Fixed(n) => entry!(types::Fixed(n)),
             Place::Fd(fd) => entry!(types::Fd(fd)),
             Place::Null => {
                 self.expect = 0;
-                opcode::Nop::new().build()
+                push(&opcode::Nop::new().build().user_data(data))
             }
-        };
-        entry.user_data(u64::from(index))
+        }
     }
 }
 

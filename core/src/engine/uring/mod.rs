@@ -82,7 +82,7 @@ pub use error::UringError;
 use super::{AddressSpace, Cancel, Engine, Flush, Operation, Outcome, Push, Sink, Target};
 use book::Book;
 use buffers::Lookup;
-use entry::{Kind, cancel_all};
+use entry::{Entry, Kind, cancel_all};
 use ring::Queues;
 
 /// Files that one engine takes.
@@ -124,6 +124,8 @@ pub struct Uring {
     sqpoll: bool,
     /// Completions come only when the ring is entered.
     iopoll: bool,
+    /// The kernel did not take what was rung: polls ask again.
+    stuck: bool,
     /// The ring takes nothing any more: the errno.
     dead: Option<i32>,
     /// Withdrawn entries lie in the submission queue: the ring is never entered again.
@@ -148,12 +150,10 @@ impl Uring {
 
     /// Gives the kernel what was rung, as far as it goes.
     fn issue(&mut self) {
-        if self.book.cancelling || self.dead.is_some() {
-            return;
-        }
-        self.lookup.refresh();
         loop {
-            self.build();
+            if self.book.rung > 0 && !self.book.cancelling && self.dead.is_none() {
+                self.build();
+            }
             if !self.enter() || !self.book.at_fence() {
                 return;
             }
@@ -165,24 +165,58 @@ impl Uring {
         }
     }
 
-    /// Writes entries for what is next, up to a fence.
-    #[inline]
+    /// Writes entries for what is queued, up to a fence.
     fn build(&mut self) {
+        self.lookup.refresh();
         let Uring { queues, book, lookup, .. } = self;
-        let mut at = book.built;
+        let mut n = 0;
         let mut submission = queues.submission();
-        while let Some((index, entry, medium)) = book.next(at) {
-            let built = entry.build(medium, lookup, index);
-            medium.dirty |= entry.kind == Kind::Write && medium.seekable;
-            // SAFETY: 1. the address lies in the operand of an accepted operation, checked by the fabric (I1), which
-            // keeps its region mapped until the operation was retired or this engine has stopped (C1, drain). 2. no
-            // Rust reference points into region memory (M1).
-            if !unsafe { submission.push(&built) } {
+        while let Some((index, entry, medium)) = book.next(n) {
+            // SAFETY: 1. as in `put`.
+            let push = |built: &_| unsafe { submission.push(built) };
+            if !entry.build(medium, lookup, index, push) {
+                entry.unbuild();
                 break;
             }
-            at += 1;
+            book.sent(index);
+            n += 1;
         }
-        book.built = at;
+        drop(submission);
+        book.forget(n);
+    }
+
+    /// Writes the entry of a new operation at once: nothing waits in front of it.
+    #[inline]
+    fn put(&mut self, index: u32, new: Entry) -> Push {
+        if self.book.is_taken() {
+            self.lookup.refresh();
+        }
+        let Uring { queues, book, lookup, .. } = self;
+        let Some((entry, medium)) = book.place(index, &new) else { return Push::Full };
+        *entry = new;
+        let mut submission = queues.submission();
+        // SAFETY: 1. the address lies in the operand of an accepted operation, checked by the fabric (I1), which keeps
+        // its region mapped until the operation was retired or this engine has stopped (C1, drain). 2. no Rust
+        // reference points into region memory (M1).
+        let push = |built: &_| unsafe { submission.push(built) };
+        if !entry.build(medium, lookup, index, push) {
+            entry.end();
+            return Push::Full;
+        }
+        drop(submission);
+        book.sent(index);
+        Push::Taken
+    }
+
+    #[inline]
+    fn accept(&mut self, index: u32, kind: Kind, operand: &Target, at: u64) -> Push {
+        let Some(entry) = self.book.check(kind, operand, at) else { return Push::Unsupported };
+        // The kernel's thread would take it before the doorbell.
+        if self.book.is_direct() && !self.sqpoll && self.dead.is_none() {
+            self.put(index, entry)
+        } else {
+            self.book.enqueue(index, entry)
+        }
     }
 
     /// Syncs every file written since the last sync, for the fence at the front.
@@ -205,20 +239,33 @@ impl Uring {
     /// Enters the kernel until it took everything. False: it will not now, or never again.
     #[inline]
     fn enter(&mut self) -> bool {
-        loop {
-            let waiting = self.book.waiting();
-            if waiting == 0 {
-                return true;
+        while self.book.waiting() > 0 {
+            if !self.enter_once() {
+                self.stuck = true;
+                return false;
             }
-            match self.queues.enter() {
+        }
+        self.stuck = false;
+        true
+    }
+
+    /// False: the kernel took nothing.
+    #[inline]
+    fn enter_once(&mut self) -> bool {
+        if self.dead.is_some() || self.spoiled {
+            return false;
+        }
+        let waiting = self.book.waiting();
+        match self.queues.enter() {
+            Ok(n) => {
                 // Its thread takes them whether we enter or not.
-                Ok(_) if self.sqpoll => self.book.took(waiting),
-                Ok(0) => return false,
-                Ok(n) => self.book.took(n),
-                Err(error) => {
-                    self.refused(&error);
-                    return false;
-                }
+                let n = if self.sqpoll { waiting } else { n };
+                self.book.took(n);
+                n > 0
+            }
+            Err(error) => {
+                self.refused(&error);
+                false
             }
         }
     }
@@ -239,6 +286,7 @@ impl Uring {
     #[inline(never)]
     fn go_on(&mut self, sink: &mut Sink<'_>) {
         match self.dead {
+            // For good: what is pushed from now on ends that way too.
             Some(errno) => self.book.fail(errno, sink),
             None => self.issue(),
         }
@@ -250,9 +298,7 @@ impl Uring {
     #[inline(never)]
     fn look(&mut self) {
         if (self.iopoll || self.queues.overflowed()) && self.dead.is_none() && !self.spoiled {
-            if let Err(error) = self.queues.enter() {
-                self.refused(&error);
-            }
+            self.enter_once();
         }
     }
 }
@@ -272,9 +318,9 @@ unsafe impl Engine for Uring {
     #[inline]
     fn push(&mut self, index: u32, op: &Operation) -> Push {
         match op {
-            Operation::Read { at, to } => self.book.accept(index, Kind::Read, to, *at),
-            Operation::Write { from, at } => self.book.accept(index, Kind::Write, from, *at),
-            Operation::Fence => self.book.accept_fence(index),
+            Operation::Read { at, to } => self.accept(index, Kind::Read, to, *at),
+            Operation::Write { from, at } => self.accept(index, Kind::Write, from, *at),
+            Operation::Fence => self.book.enqueue(index, Entry::FENCE),
             _ => Push::Unsupported,
         }
     }
@@ -300,7 +346,7 @@ unsafe impl Engine for Uring {
             }
         }
         drop(completions);
-        if self.book.rung > 0 {
+        if self.book.rung > 0 || self.stuck {
             self.go_on(sink);
         }
         if before > 0 && self.book.out == before && sink.room() > 0 {
@@ -310,6 +356,7 @@ unsafe impl Engine for Uring {
 
     fn cancel(&mut self) -> Cancel {
         self.book.withdraw();
+        // Unless something else has to be taken: what the kernel has not taken it never will.
         if self.book.out == 0 && self.book.cancels == 0 {
             self.spoiled |= self.book.drop_built();
             return Cancel::Stopped;

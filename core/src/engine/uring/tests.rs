@@ -22,7 +22,6 @@ use super::entry::{Medium, Place, SYNC};
 use crate::channel::Ring;
 use crate::engine::Sink;
 use crate::op::{Completion, Status};
-use std::collections::VecDeque;
 
 /// A book, and the channel's ring that it reports to; results come from the test.
 struct Desk {
@@ -43,11 +42,11 @@ impl Desk {
     fn push(&mut self, kind: Kind) -> u32 {
         let index = self.ring.next_index();
         let operand = Target { address: 0x10_0000, len: 4096, region: 1, window: false };
-        let pushed = match kind {
-            Kind::Fence => self.book.accept_fence(index),
-            _ => self.book.accept(index, kind, &operand, 0),
+        let entry = match kind {
+            Kind::Fence => Entry::FENCE,
+            _ => self.book.check(kind, &operand, 0).unwrap(),
         };
-        assert_eq!(pushed, Push::Taken);
+        assert_eq!(self.book.enqueue(index, entry), Push::Taken);
         self.ring.accept(1, 1, 0);
         index
     }
@@ -57,10 +56,11 @@ impl Desk {
         self.book.rung = self.book.queue.len();
         let mut given = Vec::new();
         while let Some((index, entry, medium)) = self.book.next(given.len()) {
-            let _ = entry.build(medium, lookup, index);
+            assert!(entry.build(medium, lookup, index, |_| true));
             given.push(index);
         }
-        self.book.built = given.len();
+        given.iter().for_each(|index| self.book.sent(*index));
+        self.book.forget(given.len());
         self.book.took(given.len());
         given
     }
@@ -150,7 +150,8 @@ fn efault_is_tried_without_the_registered_buffer_once() {
     let index = desk.ring.next_index();
     let operand =
         Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
-    assert_eq!(desk.book.accept(index, Kind::Read, &operand, 0), Push::Taken);
+    let entry = desk.book.check(Kind::Read, &operand, 0).unwrap();
+    assert_eq!(desk.book.enqueue(index, entry), Push::Taken);
     desk.ring.accept(1, 1, 0);
     desk.issue(&mut lookup);
     assert!(desk.book.entries[index as usize].fixed);
@@ -219,18 +220,85 @@ fn a_sync_that_fails_is_the_fences_errno_and_the_next_fence_syncs_again() {
 
 #[test]
 fn a_ring_that_died_ends_what_it_never_took_with_its_errno() {
+    let Some(mut lookup) = lookup() else { return };
     let mut desk = Desk::new(medium(true, false), Fence::Order);
-    let all: VecDeque<u32> = (0..3).map(|_| desk.push(Kind::Write)).collect();
-    desk.book.rung = 3;
-    desk.book.built = 2;
-    let mut out = [Completion::EMPTY; 2];
-    for n in [2, 1] {
+    // One the kernel has, two that lie in the submission queue, one behind.
+    let all: Vec<u32> = (0..4).map(|_| desk.push(Kind::Write)).collect();
+    desk.book.rung = 4;
+    for n in 0..3 {
+        let (index, entry, medium) = desk.book.next(n).unwrap();
+        assert!(entry.build(medium, &mut lookup, index, |_| true));
+        desk.book.sent(index);
+    }
+    desk.book.forget(3);
+    desk.book.took(1);
+    let mut ended = Vec::new();
+    for n in [2, 1, 0] {
+        let mut out = [Completion::EMPTY; 2];
         let mut sink = Sink { ring: &mut desk.ring, out: &mut out, n: 0 };
         desk.book.fail(libc::EOWNERDEAD, &mut sink);
         assert_eq!(sink.n, n);
-        assert!(out[..n].iter().all(|c| c.status == errno(libc::EOWNERDEAD)));
+        ended.extend_from_slice(&out[..n]);
     }
-    assert_eq!((all.len(), desk.book.queue.len(), desk.book.built), (3, 0, 0));
+    assert!(ended.iter().all(|c| c.status == errno(libc::EOWNERDEAD)));
+    assert!(ended.iter().map(|c| c.ticket.0).eq([2, 3, 4]));
+    assert_eq!(desk.result(u64::from(all[0]), 4096), Some((Status::Done, 4096)));
+}
+
+fn poll(uring: &mut Uring, ring: &mut Ring) -> Vec<Status> {
+    let mut out = [Completion::EMPTY; 4];
+    let mut sink = Sink { ring, out: &mut out, n: 0 };
+    uring.retire(&mut sink);
+    let n = sink.n;
+    out[..n].iter().map(|c| c.status).collect()
+}
+
+#[test]
+fn what_the_kernel_did_not_take_at_the_doorbell_is_offered_again_by_polls() {
+    let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
+    let mut ring = Ring::new(8);
+    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
+    assert_eq!(uring.push(ring.next_index(), &Operation::Read { at: 0, to }), Push::Taken);
+    ring.accept(1, 1, 0);
+    assert_eq!(poll(&mut uring, &mut ring), [], "not rung");
+    // As after a doorbell that met EAGAIN.
+    uring.refused(&std::io::Error::from_raw_os_error(libc::EAGAIN));
+    uring.stuck = true;
+    assert_eq!(poll(&mut uring, &mut ring), []);
+    assert_eq!(poll(&mut uring, &mut ring), [Status::Done]);
+    assert!(!uring.stuck);
+}
+
+#[test]
+fn a_ring_that_died_answers_everything_with_its_errno() {
+    let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
+    let mut ring = Ring::new(8);
+    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
+    uring.refused(&std::io::Error::from_raw_os_error(libc::EOWNERDEAD));
+    for _ in 0..3 {
+        for op in [Operation::Read { at: 0, to }, Operation::Fence] {
+            assert_eq!(uring.push(ring.next_index(), &op), Push::Taken);
+            ring.accept(1, 1, 0);
+        }
+        uring.doorbell();
+        assert_eq!(poll(&mut uring, &mut ring), [errno(libc::EOWNERDEAD); 2]);
+    }
+    assert_eq!((uring.cancel(), uring.resume()), (Cancel::Stopped, false));
+}
+
+#[test]
+fn what_was_never_taken_is_withdrawn_and_the_ring_is_not_used_again() {
+    let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
+    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
+    assert_eq!(uring.push(1, &Operation::Read { at: 0, to }), Push::Taken);
+    assert_eq!(uring.cancel(), Cancel::Stopped);
+    assert!(!uring.resume(), "its entry lies in the submission queue");
+    uring.doorbell();
+    let mut ring = Ring::new(8);
+    let mut out = [Completion::EMPTY];
+    let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
+    uring.retire(&mut sink);
+    assert_eq!((sink.n, ring.counters.spurious), (0, 0), "it was not issued");
 }
 
 /// What `fence` sends to the kernel behind a write.
