@@ -127,8 +127,8 @@ impl Book {
     /// The first `n` of the queue were built.
     #[inline]
     pub(super) fn forget(&mut self, n: usize) {
-        self.queue.drain(..n);
-        self.rung -= n;
+        self.queue.drain(..n.min(self.queue.len()));
+        self.rung = self.rung.saturating_sub(n);
     }
 
     /// Of those built and not taken, the `n`th from the last.
@@ -161,12 +161,8 @@ impl Book {
 
     /// Is a fence at the front, with everything before it over?
     pub(super) fn at_fence(&self) -> bool {
-        let fence = |index: &u32| self.entries.get(*index as usize).is_some_and(|e| e.kind == Kind::Fence);
-        self.built == 0
-            && self.out == 0
-            && self.rung > 0
-            && !self.cancelling
-            && self.queue.first().is_some_and(fence)
+        let over = self.built == 0 && self.out == 0 && self.rung > 0 && !self.cancelling;
+        over && self.queue.first().is_some_and(|index| self.is_fence(*index))
     }
 
     /// Must the fence at the front sync first?
@@ -189,12 +185,16 @@ impl Book {
         self.cancels_built += 1;
     }
 
+    fn is_fence(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| entry.kind == Kind::Fence)
+    }
+
     /// Ends the fence at the front.
     pub(super) fn pass_fence(&mut self, outcome: Outcome) {
-        let index = self.queue.remove(0);
-        self.rung -= 1;
+        let Some(index) = self.queue.first().copied().filter(|index| self.is_fence(*index)) else { return };
+        self.forget(1);
         if let Some(entry) = self.entries.get_mut(index as usize) {
-            entry.kind = Kind::Idle;
+            *entry = Entry::IDLE;
         }
         self.ready.push_back((index, outcome));
     }
@@ -325,9 +325,13 @@ impl Book {
         if result < 0 {
             syncing.errno = syncing.errno.or(Some(result.wrapping_neg() as u16));
         }
-        if let (0, errno) = (syncing.left, syncing.errno) {
-            self.syncing = None;
-            self.pass_fence(errno.map_or(Outcome::Done, Outcome::Device));
+        let Syncing { left: 0, errno } = *syncing else { return };
+        self.syncing = None;
+        match errno {
+            Some(errno) => self.pass_fence(Outcome::Device(errno)),
+            // Those for which there was no room are next.
+            None if self.media.iter().any(|m| m.dirty) => {}
+            None => self.pass_fence(Outcome::Done),
         }
     }
 
@@ -365,6 +369,7 @@ impl Book {
     /// Ends with this errno what the kernel will never take.
     #[cold]
     pub(super) fn fail(&mut self, errno: i32, sink: &mut Sink<'_>) {
+        self.syncing = None;
         // Those built first, so that they come out in order.
         while sink.room() > 0 && self.built > 0 {
             let index = self.unsent(self.built - 1);

@@ -47,6 +47,8 @@
 //! * [`Status::Device`](crate::Status::Device)`(errno)`, with the bytes moved before: a write of 8 KiB on a full disk may have written 4 KiB
 //!   and end as ENOSPC with `len` 4096. EINTR and EAGAIN are tried again, and
 //!   reported after 64 times in a row without a byte moved.
+//! * A write past RLIMIT_FSIZE or into a pipe that nobody reads raises SIGXFSZ or SIGPIPE, as write(2) does, in the
+//!   thread that rings the doorbell or in one of the kernel's. (Rust programs ignore SIGPIPE.)
 //! * Operations run and end in any order. [`Op::fence`](crate::Op::fence) keeps order, and with [`Fence::DataSync`] also syncs.
 //!
 //! # What it costs
@@ -157,10 +159,10 @@ impl Uring {
             if !self.enter() || !self.book.at_fence() {
                 return;
             }
-            if self.book.wants_sync() {
-                self.sync();
-            } else {
+            if !self.book.wants_sync() {
                 self.book.pass_fence(Outcome::Done);
+            } else if !self.sync() {
+                return;
             }
         }
     }
@@ -219,9 +221,10 @@ impl Uring {
         }
     }
 
-    /// Syncs every file written since the last sync, for the fence at the front.
+    /// Syncs every file written since the last sync, for the fence at the front. False: there is no room for one
+    /// (the kernel's thread gives room back a little after its completions).
     #[cold]
-    fn sync(&mut self) {
+    fn sync(&mut self) -> bool {
         let mut n = 0;
         let mut submission = self.queues.submission();
         for medium in self.book.media.iter_mut().filter(|m| m.dirty) {
@@ -234,12 +237,15 @@ impl Uring {
         }
         drop(submission);
         self.book.sync_began(n);
+        n > 0
     }
 
     /// Enters the kernel until it took everything. False: it will not now, or never again.
     #[inline]
     fn enter(&mut self) -> bool {
-        while self.book.waiting() > 0 {
+        let mut wake = self.stuck && self.sqpoll;
+        while wake || self.book.waiting() > 0 {
+            wake = false;
             if !self.enter_once() {
                 self.stuck = true;
                 return false;
@@ -255,11 +261,13 @@ impl Uring {
         if self.dead.is_some() || self.spoiled {
             return false;
         }
-        let waiting = self.book.waiting();
+        if self.sqpoll {
+            // Its thread takes them whether we get as far as waking it or not.
+            self.book.took(self.book.waiting());
+        }
         match self.queues.enter() {
+            Ok(_) if self.sqpoll => true,
             Ok(n) => {
-                // Its thread takes them whether we enter or not.
-                let n = if self.sqpoll { waiting } else { n };
                 self.book.took(n);
                 n > 0
             }
