@@ -53,7 +53,7 @@
 //!
 //! # What it costs
 //!
-//! `submit` is one small record. The doorbell, at the end of a section that submitted, is one system call for all of
+//! `submit` writes one entry of the kernel's queue, and remembers the operation. The doorbell, at the end of a section that submitted, is one system call for all of
 //! the section; with [`Builder::sqpoll`] none, while the kernel's thread is awake. `poll` walks completions in shared
 //! memory without a system call, but for: an operation that came short and goes on, a fence that lets others start,
 //! and [`Builder::iopoll`], where the poll is what completes.

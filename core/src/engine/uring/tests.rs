@@ -23,10 +23,41 @@ use crate::channel::Ring;
 use crate::engine::Sink;
 use crate::op::{Completion, Status};
 
-/// A book, and the channel's ring that it reports to; results come from the test.
+/// The channel's side: what was accepted, and what ended. (All that this file knows of rings and sinks.)
+struct Owner(Ring);
+
+impl Owner {
+    fn new() -> Owner {
+        Owner(Ring::new(8))
+    }
+
+    /// The index of the next operation, which `push` pushes.
+    fn submit(&mut self, push: impl FnOnce(u32) -> Push) -> u32 {
+        let index = self.0.next_index();
+        assert_eq!(push(index), Push::Taken);
+        self.0.accept(1, 1, 0);
+        index
+    }
+
+    /// What `retire` reported, with room for so many.
+    fn poll(&mut self, room: usize, retire: impl FnOnce(&mut Sink<'_>)) -> Vec<Completion> {
+        let mut out = vec![Completion::EMPTY; room];
+        let mut sink = Sink { ring: &mut self.0, out: &mut out, n: 0 };
+        retire(&mut sink);
+        let n = sink.n;
+        out.truncate(n);
+        out
+    }
+
+    fn spurious(&self) -> u64 {
+        self.0.counters.spurious
+    }
+}
+
+/// A book, and its owner; results come from the test.
 struct Desk {
     book: Book,
-    ring: Ring,
+    owner: Owner,
 }
 
 fn medium(seekable: bool, direct: bool) -> Medium {
@@ -35,20 +66,21 @@ fn medium(seekable: bool, direct: bool) -> Medium {
 
 impl Desk {
     fn new(medium: Medium, fence: Fence) -> Desk {
-        Desk { book: Book::new(4, vec![medium], fence), ring: Ring::new(4) }
+        Desk { book: Book::new(4, vec![medium], fence), owner: Owner::new() }
     }
 
     /// Accepts an operation of 4096 bytes at offset 0, as the channel would.
     fn push(&mut self, kind: Kind) -> u32 {
-        let index = self.ring.next_index();
         let operand = Target { address: 0x10_0000, len: 4096, region: 1, window: false };
+        self.push_to(kind, &operand)
+    }
+
+    fn push_to(&mut self, kind: Kind, operand: &Target) -> u32 {
         let entry = match kind {
             Kind::Fence => Entry::FENCE,
-            _ => self.book.check(kind, &operand, 0).unwrap(),
+            _ => self.book.check(kind, operand, 0).unwrap(),
         };
-        assert_eq!(self.book.enqueue(index, entry), Push::Taken);
-        self.ring.accept(1, 1, 0);
-        index
+        self.owner.submit(|index| self.book.enqueue(index, entry))
     }
 
     /// Gives what waits to a kernel that takes all; says which.
@@ -66,14 +98,13 @@ impl Desk {
     }
 
     fn result(&mut self, data: u64, result: i32) -> Option<(Status, u32)> {
-        let mut out = [Completion::EMPTY; 2];
-        let mut sink = Sink { ring: &mut self.ring, out: &mut out, n: 0 };
-        if !self.book.whole(data, result, &mut sink) {
-            self.book.odd(data, result, Some(&mut sink));
-        }
-        let n = sink.n;
-        assert!(n <= 1);
-        (n == 1).then(|| (out[0].status, out[0].len))
+        let ended = self.owner.poll(2, |sink| {
+            if !self.book.whole(data, result, sink) {
+                self.book.odd(data, result, Some(sink));
+            }
+        });
+        assert!(ended.len() <= 1);
+        ended.first().map(|c| (c.status, c.len))
     }
 }
 
@@ -147,12 +178,9 @@ fn efault_is_tried_without_the_registered_buffer_once() {
     let mut lookup = uring.buffers().lookup();
     lookup.refresh();
     let mut desk = Desk::new(medium(true, false), Fence::Order);
-    let index = desk.ring.next_index();
     let operand =
         Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
-    let entry = desk.book.check(Kind::Read, &operand, 0).unwrap();
-    assert_eq!(desk.book.enqueue(index, entry), Push::Taken);
-    desk.ring.accept(1, 1, 0);
+    let index = desk.push_to(Kind::Read, &operand);
     desk.issue(&mut lookup);
     assert!(desk.book.entries[index as usize].fixed);
     assert_eq!(desk.result(u64::from(index), -libc::EFAULT), None);
@@ -173,7 +201,7 @@ fn completions_of_nothing_are_counted_and_end_nothing() {
     desk.issue(&mut lookup);
     assert_eq!(desk.result(u64::from(index), 4096), Some((Status::Done, 4096)));
     assert_eq!(desk.result(u64::from(index), 4096), None);
-    assert_eq!(desk.ring.counters.spurious, 3);
+    assert_eq!(desk.owner.spurious(), 3);
     assert_eq!(desk.book.out, 0);
 }
 
@@ -211,10 +239,8 @@ fn a_sync_that_fails_is_the_fences_errno_and_the_next_fence_syncs_again() {
     desk.book.took(1);
     assert!(!desk.book.at_fence(), "the sync is out");
     assert_eq!(desk.result(SYNC, -libc::EIO), None);
-    let mut out = [Completion::EMPTY];
-    let mut sink = Sink { ring: &mut desk.ring, out: &mut out, n: 0 };
-    desk.book.report_ready(&mut sink);
-    assert_eq!(out[0].status, errno(libc::EIO));
+    let ended = desk.owner.poll(1, |sink| desk.book.report_ready(sink));
+    assert_eq!(ended[0].status, errno(libc::EIO));
     assert!(desk.book.wants_sync());
 }
 
@@ -234,54 +260,46 @@ fn a_ring_that_died_ends_what_it_never_took_with_its_errno() {
     desk.book.took(1);
     let mut ended = Vec::new();
     for n in [2, 1, 0] {
-        let mut out = [Completion::EMPTY; 2];
-        let mut sink = Sink { ring: &mut desk.ring, out: &mut out, n: 0 };
-        desk.book.fail(libc::EOWNERDEAD, &mut sink);
-        assert_eq!(sink.n, n);
-        ended.extend_from_slice(&out[..n]);
+        let some = desk.owner.poll(2, |sink| desk.book.fail(libc::EOWNERDEAD, sink));
+        assert_eq!(some.len(), n);
+        ended.extend(some);
     }
     assert!(ended.iter().all(|c| c.status == errno(libc::EOWNERDEAD)));
     assert!(ended.iter().map(|c| c.ticket.0).eq([2, 3, 4]));
     assert_eq!(desk.result(u64::from(all[0]), 4096), Some((Status::Done, 4096)));
 }
 
-fn poll(uring: &mut Uring, ring: &mut Ring) -> Vec<Status> {
-    let mut out = [Completion::EMPTY; 4];
-    let mut sink = Sink { ring, out: &mut out, n: 0 };
-    uring.retire(&mut sink);
-    let n = sink.n;
-    out[..n].iter().map(|c| c.status).collect()
+fn poll(uring: &mut Uring, owner: &mut Owner) -> Vec<Status> {
+    owner.poll(4, |sink| uring.retire(sink)).iter().map(|c| c.status).collect()
 }
+
+const NOWHERE: Target = Target { address: 0x1000, len: 1, region: 1, window: false };
 
 #[test]
 fn what_the_kernel_did_not_take_at_the_doorbell_is_offered_again_by_polls() {
     let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
-    let mut ring = Ring::new(8);
-    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
-    assert_eq!(uring.push(ring.next_index(), &Operation::Read { at: 0, to }), Push::Taken);
-    ring.accept(1, 1, 0);
-    assert_eq!(poll(&mut uring, &mut ring), [], "not rung");
+    let mut owner = Owner::new();
+    owner.submit(|index| uring.push(index, &Operation::Read { at: 0, to: NOWHERE }));
+    assert_eq!(poll(&mut uring, &mut owner), [], "not rung");
     // As after a doorbell that met EAGAIN.
     uring.refused(&std::io::Error::from_raw_os_error(libc::EAGAIN));
     uring.stuck = true;
-    assert_eq!(poll(&mut uring, &mut ring), []);
-    assert_eq!(poll(&mut uring, &mut ring), [Status::Done]);
+    assert_eq!(poll(&mut uring, &mut owner), []);
+    assert_eq!(poll(&mut uring, &mut owner), [Status::Done]);
     assert!(!uring.stuck);
 }
 
 #[test]
 fn a_ring_that_died_answers_everything_with_its_errno() {
     let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
-    let mut ring = Ring::new(8);
-    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
+    let mut owner = Owner::new();
     uring.refused(&std::io::Error::from_raw_os_error(libc::EOWNERDEAD));
     for _ in 0..3 {
-        for op in [Operation::Read { at: 0, to }, Operation::Fence] {
-            assert_eq!(uring.push(ring.next_index(), &op), Push::Taken);
-            ring.accept(1, 1, 0);
+        for op in [Operation::Read { at: 0, to: NOWHERE }, Operation::Fence] {
+            owner.submit(|index| uring.push(index, &op));
         }
         uring.doorbell();
-        assert_eq!(poll(&mut uring, &mut ring), [errno(libc::EOWNERDEAD); 2]);
+        assert_eq!(poll(&mut uring, &mut owner), [errno(libc::EOWNERDEAD); 2]);
     }
     assert_eq!((uring.cancel(), uring.resume()), (Cancel::Stopped, false));
 }
@@ -289,46 +307,32 @@ fn a_ring_that_died_answers_everything_with_its_errno() {
 #[test]
 fn what_was_never_taken_is_withdrawn_and_the_ring_is_not_used_again() {
     let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
-    let to = Target { address: 0x1000, len: 1, region: 1, window: false };
-    assert_eq!(uring.push(1, &Operation::Read { at: 0, to }), Push::Taken);
+    assert_eq!(uring.push(1, &Operation::Read { at: 0, to: NOWHERE }), Push::Taken);
     assert_eq!(uring.cancel(), Cancel::Stopped);
     assert!(!uring.resume(), "its entry lies in the submission queue");
     uring.doorbell();
-    let mut ring = Ring::new(8);
-    let mut out = [Completion::EMPTY];
-    let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
-    uring.retire(&mut sink);
-    assert_eq!((sink.n, ring.counters.spurious), (0, 0), "it was not issued");
+    let mut owner = Owner::new();
+    assert_eq!(poll(&mut uring, &mut owner), []);
+    assert_eq!(owner.spurious(), 0, "it was not issued");
 }
 
-/// What `fence` sends to the kernel behind a write.
+/// What `fence` has sent to the kernel when a write before it ended.
 fn behind_a_write(fence: Fence) -> Option<u32> {
     let path = std::env::temp_dir().join(format!("tidegate-uring-sync-{}-{fence:?}", std::process::id()));
     let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     let mut uring = ring_or_skip(Uring::builder().file(file).fence(fence))?;
     let memory = crate::Memory::allocate("s", 4096).unwrap();
-    let mut ring = Ring::new(8);
+    let mut owner = Owner::new();
     let from =
         Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
     for op in [Operation::Write { from, at: 0 }, Operation::Fence] {
-        assert_eq!(uring.push(ring.next_index(), &op), Push::Taken);
-        ring.accept(1, 1, 0);
+        owner.submit(|index| uring.push(index, &op));
     }
     uring.doorbell();
-    let mut out = [Completion::EMPTY; 1];
-    let mut seen = 0;
-    while seen == 0 {
-        let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
-        uring.retire(&mut sink);
-        seen = sink.n;
-    }
+    while owner.poll(1, |sink| uring.retire(sink)).is_empty() {}
     let sent = uring.book.out;
-    while seen < 2 {
-        let mut sink = Sink { ring: &mut ring, out: &mut out, n: 0 };
-        uring.retire(&mut sink);
-        seen += sink.n;
-    }
+    while owner.poll(1, |sink| uring.retire(sink)).is_empty() {}
     Some(sent)
 }
 
@@ -336,4 +340,18 @@ fn behind_a_write(fence: Fence) -> Option<u32> {
 fn a_fence_syncs_if_it_is_told_to() {
     assert_eq!(behind_a_write(Fence::Order).unwrap_or(0), 0);
     assert_eq!(behind_a_write(Fence::DataSync).unwrap_or(1), 1);
+}
+
+#[test]
+fn a_sync_that_found_no_room_is_made_before_the_fence_ends() {
+    let mut desk = Desk::new(medium(true, false), Fence::DataSync);
+    desk.push(Kind::Fence);
+    desk.book.rung = 1;
+    desk.book.media[0].dirty = true;
+    assert!(desk.book.at_fence() && desk.book.wants_sync());
+    // Another file's sync was written; for this one there was no room.
+    desk.book.sync_began(1);
+    desk.book.took(1);
+    assert_eq!(desk.result(SYNC, 0), None);
+    assert!(!desk.book.has_ready() && desk.book.at_fence() && desk.book.wants_sync());
 }
