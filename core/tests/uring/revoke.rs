@@ -3,7 +3,7 @@
 use super::{
     CANCEL, LONG, World, collect, contents, file_of, pattern, pipe, ring_or_skip, skip, submit, temporary,
 };
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -178,8 +178,8 @@ fn a_dropped_channel_gives_its_memory_back() {
 
 #[test]
 fn a_fabric_that_nobody_turns_ends_what_is_in_flight_when_it_goes() {
-    let (reader, _writer) = pipe();
-    let Some(engine) = ring_or_skip(Uring::builder().file(reader)) else { return };
+    let (mut reader, mut writer) = pipe();
+    let Some(engine) = ring_or_skip(Uring::builder().file(reader.try_clone().unwrap())) else { return };
     let fabric = Fabric::builder().manual().build().unwrap();
     let memory = Memory::allocate("kept", 4096).unwrap();
     let region = fabric.register(memory.backing(), Access::ReadWrite).unwrap();
@@ -187,6 +187,11 @@ fn a_fabric_that_nobody_turns_ends_what_is_in_flight_when_it_goes() {
     submit(&mut channel, [Op::read(0, region.span())]);
     drop((channel, region, fabric));
     assert_eq!(Arc::strong_count(&memory), 1, "cancelled, and the kernel's last word waited for");
+    // And the read is over: what comes now is nobody's but ours.
+    writer.write_all(b"ours").unwrap();
+    let mut bytes = [0; 4];
+    reader.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"ours");
 }
 
 /// Memory whose pages are not there until the test brings them: whoever touches it waits.
