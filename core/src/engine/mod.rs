@@ -185,9 +185,10 @@ pub unsafe trait Engine: Send + 'static {
         Flush::Impossible
     }
 
-    /// Asked of an engine in quarantine, now and then and by any thread: has the device stopped after all, as [`Cancel::Stopped`]
-    /// would say? Then the engine is dropped, and its regions are free. For devices that can tell by
-    /// themselves; of the others the proof comes from their [`crate::drain::Initiator`]. Completions go nowhere.
+    /// Asked of an engine in quarantine, now and then and by any thread: has the device stopped after all, as
+    /// [`Cancel::Stopped`] would say? Then the engine is dropped, and its regions are free. For devices that can
+    /// tell by themselves; of the others the proof comes from their [`crate::drain::Initiator`]. Completions go
+    /// nowhere.
     fn stopped(&mut self) -> bool {
         false
     }

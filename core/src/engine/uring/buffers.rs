@@ -64,8 +64,8 @@ pub struct Buffers {
 
 /// Memory registered with an engine, until dropped.
 ///
-/// Operations whose bytes lie in it use the pinned pages; any region made of it profits, now or later. It says nothing
-/// of who may do what: that is the regions' business, and a revoke of a region neither needs nor ends the
+/// Operations whose bytes lie in it use the pinned pages; any region made of it profits, now or later. It says
+/// nothing of who may do what: that is the regions' business, and a revoke of a region neither needs nor ends the
 /// registration. Dropping it takes one system call a GiB; operations in flight are not disturbed. The memory stays
 /// mapped until then, and the engine's ring open.
 #[derive(Debug)]

@@ -101,8 +101,8 @@ impl Builder {
         self
     }
 
-    /// Wants a thread of the kernel's to take submissions. It costs a CPU while it does not sleep. Where the kernel refuses, the engine
-    /// does without: see [`Features::sqpoll`].
+    /// Wants a thread of the kernel's to take submissions. It costs a CPU while it does not sleep. Where the kernel
+    /// refuses, the engine does without: see [`Features::sqpoll`].
     pub fn sqpoll(mut self, how: SqPoll) -> Self {
         self.sqpoll = Some(how);
         self

@@ -97,7 +97,8 @@ impl Entry {
         (self.at >> OFFSET_BITS) as usize
     }
 
-    /// Makes the kernel's entry for what is left of it, or as much as goes at once, and gives it to `push`; its answer.
+    /// Makes the kernel's entry for what is left of it, or as much as goes at once, and gives it to `push`; its
+    /// answer.
     #[inline(always)]
     pub(super) fn build(
         &mut self,

@@ -1,8 +1,8 @@
 //! Files to and from regions, by io_uring.
 //!
-//! [`Op::read`](crate::Op::read) and [`Op::write`](crate::Op::write) move bytes between a file and regions; a *position* is the offset in the file,
-//! or, of several files, [`at`]`(file, offset)`. A channel of a [`Uring`] is a channel as any other: revoking a region
-//! ends what is in flight on it, and no operation is lost or ends twice.
+//! [`Op::read`](crate::Op::read) and [`Op::write`](crate::Op::write) move bytes between a file and regions; a
+//! *position* is the offset in the file, or, of several files, [`at`]`(file, offset)`. A channel of a [`Uring`] is
+//! a channel as any other: revoking a region ends what is in flight on it, and no operation is lost or ends twice.
 //!
 //! ```
 //! use std::io::{Seek, Write};
@@ -44,26 +44,28 @@
 //! * [`Status::Done`](crate::Status::Done) with `len`, the bytes moved. A piece that came short is followed by the
 //!   rest, until all is moved. So `len` is less than asked only for a read at the end of a file, or from a pipe,
 //!   socket or terminal, which gives what it has.
-//! * [`Status::Device`](crate::Status::Device)`(errno)`, with the bytes moved before: a write of 8 KiB on a full disk may have written 4 KiB
-//!   and end as ENOSPC with `len` 4096. EINTR and EAGAIN are tried again, and
-//!   reported after 64 times in a row without a byte moved.
+//! * [`Status::Device`](crate::Status::Device)`(errno)`, with the bytes moved before: a write of 8 KiB on a full
+//!   disk may have written 4 KiB and end as ENOSPC with `len` 4096. EINTR and EAGAIN are tried again, and reported
+//!   after 64 times in a row without a byte moved.
 //! * A write past RLIMIT_FSIZE or into a pipe that nobody reads raises SIGXFSZ or SIGPIPE, as write(2) does, in the
 //!   thread that rings the doorbell or in one of the kernel's. (Rust programs ignore SIGPIPE.)
-//! * Operations run and end in any order. [`Op::fence`](crate::Op::fence) keeps order, and with [`Fence::DataSync`] also syncs.
+//! * Operations run and end in any order. [`Op::fence`](crate::Op::fence) keeps order, and with [`Fence::DataSync`]
+//!   also syncs.
 //!
 //! # What it costs
 //!
-//! `submit` writes one entry of the kernel's queue, and remembers the operation. The doorbell, at the end of a section that submitted, is one system call for all of
-//! the section; with [`Builder::sqpoll`] none, while the kernel's thread is awake. `poll` walks completions in shared
-//! memory without a system call, but for: an operation that came short and goes on, a fence that lets others start,
-//! and [`Builder::iopoll`], where the poll is what completes.
+//! `submit` writes one entry of the kernel's queue, and remembers the operation. The doorbell, at the end of a
+//! section that submitted, is one system call for all of the section; with [`Builder::sqpoll`] none, while the
+//! kernel's thread is awake. `poll` walks completions in shared memory without a system call, but for: an operation
+//! that came short and goes on, a fence that lets others start, and [`Builder::iopoll`], where the poll is what
+//! completes.
 //!
 //! # Revokes
 //!
-//! A drain that runs into its `cancel` deadline withdraws what the kernel has not got, asks the kernel to cancel the
-//! rest, and waits for its completions: a read of an empty pipe ends at once, one that a disk is busy with when the
-//! disk is done. What has not ended by `force` goes to quarantine, ring and regions, until its completion comes; the fabric's
-//! control thread looks ([`Engine::stopped`]).
+//! A drain that runs into its `cancel` deadline withdraws what the kernel has not got, asks the kernel to cancel
+//! the rest, and waits for its completions: a read of an empty pipe ends at once, one that a disk is busy with when
+//! the disk is done. What has not ended by `force` goes to quarantine, ring and regions, until its completion
+//! comes; the fabric's control thread looks ([`Engine::stopped`]).
 
 #![expect(
     unsafe_code,
@@ -92,8 +94,9 @@ pub const MAX_FILES: usize = 1024;
 /// First offset that a position can't have: 2^48.
 const OFFSET_END: u64 = entry::OFFSET + 1;
 
-/// The position of byte `offset` of file number `file` (in the order of [`Builder::file`], from 0). Of file 0 it is the
-/// offset itself. An offset of 2^48 or more gives a position that every engine refuses, never one of another file.
+/// The position of byte `offset` of file number `file` (in the order of [`Builder::file`], from 0). Of file 0 it is
+/// the offset itself. An offset of 2^48 or more gives a position that every engine refuses, never one of another
+/// file.
 #[inline]
 pub const fn at(file: u16, offset: u64) -> u64 {
     if offset < OFFSET_END { (file as u64) << entry::OFFSET_BITS | offset } else { u64::MAX }
@@ -197,9 +200,9 @@ impl Uring {
         let Some((entry, medium)) = book.place(index, &new) else { return Push::Full };
         *entry = new;
         let mut submission = queues.submission();
-        // SAFETY: 1. the address lies in the operand of an accepted operation, checked by the fabric (I1), which keeps
-        // its region mapped until the operation was retired or this engine has stopped (C1, drain). 2. no Rust
-        // reference points into region memory (M1).
+        // SAFETY: 1. the address lies in the operand of an accepted operation, checked by the fabric (I1), which
+        // keeps its region mapped until the operation was retired or this engine has stopped (C1, drain). 2. no
+        // Rust reference points into region memory (M1).
         let push = |built: &_| unsafe { submission.push(built) };
         if !entry.build(medium, lookup, index, push) {
             entry.end();
@@ -311,10 +314,11 @@ impl Uring {
     }
 }
 
-// SAFETY: 1. entries name addresses inside the operands only (`Entry::build`: what is left of them). 2. an operation
-// is reported when the kernel's completion of its last entry came, and `cancel` answers `Stopped` when there is no
-// entry left of which it did not come; the kernel touches no operand after that. 3. the engine owns no memory that the
-// kernel writes but the ring, of which the kernel has its own references, and registered pages, which it holds itself.
+// SAFETY: 1. entries name addresses inside the operands only (`Entry::build`: what is left of them). 2. an
+// operation is reported when the kernel's completion of its last entry came, and `cancel` answers `Stopped` when
+// there is no entry left of which it did not come; the kernel touches no operand after that. 3. the engine owns no
+// memory that the kernel writes but the ring, of which the kernel has its own references, and registered pages,
+// which it holds itself.
 unsafe impl Engine for Uring {
     const SPACE: AddressSpace = AddressSpace::Cpu;
     const CONFIRMS: bool = false;
