@@ -67,6 +67,8 @@ pub struct State {
     pub flush: Flush,
     /// Answers `Full` to a push beyond so many.
     pub room: usize,
+    /// How often it was asked to stop, or to flush.
+    pub disturbed: u64,
     /// Stops the next push twice: reached, and allowed to write the descriptor.
     gate: Option<(Arc<Barrier>, Arc<Hold>)>,
 }
@@ -94,6 +96,7 @@ impl Dev {
             read_back_hangs: false,
             flush: Flush::Flushed,
             room: usize::MAX,
+            disturbed: 0,
             gate: None,
         };
         Dev { state: Arc::new(Mutex::new(state)), log: log.clone() }
@@ -112,6 +115,12 @@ impl Dev {
         self.state.lock().unwrap().complete(n, outcome);
     }
 
+    /// Stopped by hardware: it forgets everything.
+    pub fn halt(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.unrung, state.running) = (Vec::new(), Vec::new());
+    }
+
     /// A completion out of thin air.
     pub fn invent(&self, index: u32) {
         self.state.lock().unwrap().ended.push_back((index, Outcome::Done, 0));
@@ -127,8 +136,8 @@ impl Dev {
 
     /// Does a descriptor name an address of this range: written, rung or not, and not completed?
     pub fn touches(&self, at: &Range<u64>) -> bool {
-        let state = self.state.lock().unwrap();
         let hits = |t: &Target| at.contains(&t.address);
+        let state = self.state.lock().unwrap();
         let named = |(_, op): &(u32, Operation)| match op {
             Operation::Copy { from, to } => hits(from) || hits(to),
             Operation::Fill { to, .. } | Operation::Read { to, .. } => hits(to),
@@ -221,6 +230,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
     fn cancel(&mut self) -> Cancel {
         self.0.log.add("cancel");
         let mut state = self.0.state.lock().unwrap();
+        state.disturbed += 1;
         match state.on_cancel {
             OnCancel::Stops => {
                 state.unrung.clear();
@@ -239,6 +249,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
 
     fn flush(&mut self, window: &Target) -> Flush {
         self.0.log.add(format!("flush {}", window.region));
+        self.0.set(|state| state.disturbed += 1);
         self.0.see(|state| state.flush)
     }
 
@@ -258,7 +269,7 @@ impl<const CONFIRMS: bool> Drop for Mock<CONFIRMS> {
 pub struct MockMap {
     name: String,
     /// Device addresses.
-    at: Range<u64>,
+    pub at: Range<u64>,
     log: Log,
     devs: Vec<Dev>,
     /// Unmap fails with this errno.

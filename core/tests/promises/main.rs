@@ -12,6 +12,5 @@ mod dead;
 mod force;
 mod owner;
 mod quiesce;
-mod random;
 mod revoke;
 mod stall;

@@ -1,0 +1,33 @@
+//! Random schedules against a reference model: submit, complete out of order, twice or never, revoke, quiesce, cancel,
+//! sleep, park, drop, make anew. One thread plays them, so a seed is a schedule: proptest shrinks what fails and prints
+//! it. (Threads at the same time: `core/examples/soak`.)
+
+#[path = "../common/mod.rs"]
+mod common;
+mod model;
+mod play;
+mod step;
+
+use proptest::prelude::*;
+
+/// Schedules; `PROPTEST_CASES` asks for more or fewer.
+const CASES: u32 = 1000;
+
+fn config() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    if asked { default } else { ProptestConfig { cases: CASES, ..default } }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn every_schedule_keeps_to_the_model(steps in prop::collection::vec(step::step(), 1..120)) {
+        let mut play = play::Play::new();
+        for step in &steps {
+            play.step(step);
+        }
+        play.end();
+    }
+}

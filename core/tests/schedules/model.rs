@@ -1,0 +1,195 @@
+//! The reference: what may happen to every ticket, region and channel, told without epochs, atomics or rings. It errs
+//! on the side of what is allowed where a drain has a choice of moments; what it forbids is wrong at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_core::{Completion, Status, Submit};
+
+/// One accepted operation.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) cookie: u64,
+    /// Regions it names, by number.
+    pub(crate) names: Vec<usize>,
+    /// What the device said of it.
+    pub(crate) said: Option<Status>,
+}
+
+/// One channel, from its making to its drop.
+#[derive(Debug, Default)]
+pub(crate) struct ChannelModel {
+    pub(crate) depth: u64,
+    /// Device, by number.
+    pub(crate) device: usize,
+    pub(crate) open: BTreeMap<u64, Open>,
+    /// Last ticket heard of.
+    pub(crate) last: u64,
+    /// Windows it has written.
+    pub(crate) wrote: BTreeSet<usize>,
+    /// Its device closes, or closed.
+    pub(crate) closing: bool,
+    /// Step at which its owner fell asleep inside a section.
+    pub(crate) asleep: Option<u64>,
+    /// Completions handed out: by the device's word; withdrawn.
+    pub(crate) ended: u64,
+    pub(crate) revoked: u64,
+    pub(crate) aborted: u64,
+    pub(crate) confirmed: u64,
+}
+
+/// One drain: of a revoke, a quiesce, or something dropped.
+#[derive(Debug)]
+pub(crate) struct DrainModel {
+    /// Those that it marked itself.
+    pub(crate) regions: BTreeSet<usize>,
+    /// Channels that it may take over: which had named a region of it, or written a window of it, when it began; and
+    /// those that it closes.
+    pub(crate) channels: BTreeSet<usize>,
+    /// It may cancel; it may force.
+    pub(crate) cancels: bool,
+    pub(crate) forces: bool,
+    pub(crate) begun: u64,
+    pub(crate) over: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) channels: BTreeMap<usize, ChannelModel>,
+    /// Marked regions: by number.
+    pub(crate) marked: BTreeSet<usize>,
+    pub(crate) windows: BTreeSet<usize>,
+    pub(crate) drains: Vec<DrainModel>,
+    pub(crate) step: u64,
+}
+
+impl Model {
+    /// A drain of these regions, which also closes these channels, begins. Returns its number.
+    pub(crate) fn drain(
+        &mut self,
+        regions: &[usize],
+        closes: &[usize],
+        cancels: bool,
+        forces: bool,
+    ) -> usize {
+        let all: BTreeSet<usize> = regions.iter().copied().collect();
+        for earlier in self.drains.iter_mut().filter(|d| !d.over) {
+            // It joins those, and hastens them; a quiesce joins whoever has its channels.
+            if !earlier.regions.is_disjoint(&all) || closes.iter().any(|c| earlier.channels.contains(c)) {
+                earlier.cancels |= cancels;
+                earlier.forces |= forces;
+            }
+        }
+        let fresh: BTreeSet<usize> = all.iter().copied().filter(|r| !self.marked.contains(r)).collect();
+        let concerned = |channel: &ChannelModel| {
+            channel.open.values().any(|open| open.names.iter().any(|r| fresh.contains(r)))
+                || !channel.wrote.is_disjoint(&fresh)
+        };
+        let mut channels: BTreeSet<usize> =
+            self.channels.iter().filter(|(_, c)| concerned(c)).map(|(n, _)| *n).collect();
+        channels.extend(closes);
+        for closed in closes {
+            if let Some(channel) = self.channels.get_mut(closed) {
+                channel.closing = true;
+            }
+        }
+        self.marked.extend(&fresh);
+        self.drains.push(DrainModel {
+            regions: fresh,
+            channels,
+            cancels,
+            forces,
+            begun: self.step,
+            over: false,
+        });
+        self.drains.len() - 1
+    }
+
+    /// May somebody have this channel in hand?
+    pub(crate) fn may_be_seized(&self, channel: usize) -> bool {
+        self.drains.iter().any(|d| !d.over && d.channels.contains(&channel))
+    }
+
+    /// Was there ever a drain that may have stopped its queue?
+    pub(crate) fn may_have_been_stopped(&self, channel: usize) -> bool {
+        self.drains.iter().any(|d| (d.cancels || d.forces) && d.channels.contains(&channel))
+    }
+
+    /// May anything at all have been done to it, a flush included?
+    pub(crate) fn may_have_been_touched(&self, channel: usize) -> bool {
+        self.drains.iter().any(|d| d.channels.contains(&channel))
+    }
+
+    /// Does somebody sleep in a section that this drain has to wait for?
+    pub(crate) fn is_held_up(&self, drain: usize) -> bool {
+        let DrainModel { begun, regions, .. } = &self.drains[drain];
+        // One that marked nothing itself only waits for others.
+        !regions.is_empty() && self.channels.values().any(|c| c.asleep.is_some_and(|since| since <= *begun))
+    }
+
+    /// Judges the answer of a submit on an open pin, and takes note of it.
+    pub(crate) fn submitted(
+        &mut self,
+        n: usize,
+        answer: Submit,
+        cookie: u64,
+        names: &[usize],
+        to: Option<usize>,
+    ) {
+        let stale = names.iter().any(|r| self.marked.contains(r));
+        let touched = self.may_have_been_touched(n);
+        let windows: BTreeSet<usize> = to.into_iter().filter(|r| self.windows.contains(r)).collect();
+        let Some(channel) = self.channels.get_mut(&n) else { panic!("no channel {n}") };
+        let oldest = channel.open.keys().next().copied();
+        let span = oldest.map_or(0, |oldest| channel.last + 1 - oldest);
+        match answer {
+            Submit::Queued(ticket) => {
+                assert!(!stale, "accepted after the mark");
+                assert!(!channel.closing, "accepted by a closing channel");
+                assert!(ticket.0 > channel.last, "a ticket was given twice");
+                assert!(touched || span < channel.depth, "accepted beyond the depth");
+                channel.last = ticket.0;
+                channel.wrote.extend(&windows);
+                let open = Open { cookie, names: names.to_vec(), said: None };
+                channel.open.insert(ticket.0, open);
+            }
+            Submit::Stale(_) => assert!(stale, "stale without a revoke"),
+            Submit::Closed(_) => assert!(channel.closing || touched, "closed by nobody"),
+            Submit::Full => assert!(span >= channel.depth || touched, "full at {span} of {}", channel.depth),
+            Submit::Denied(flow) => panic!("denied: {flow:?}"),
+        }
+    }
+
+    /// The device ended this ticket.
+    pub(crate) fn said(&mut self, n: usize, ticket: u64, status: Status) {
+        if let Some(open) = self.channels.get_mut(&n).and_then(|c| c.open.get_mut(&ticket)) {
+            open.said = Some(status);
+        }
+    }
+
+    /// Judges a completion that was handed out.
+    pub(crate) fn completed(&mut self, n: usize, completion: Completion) {
+        let stopped = self.may_have_been_stopped(n);
+        let forced = self.drains.iter().any(|d| d.forces && d.channels.contains(&n));
+        let Some(channel) = self.channels.get_mut(&n) else { panic!("no channel {n}") };
+        let Some(open) = channel.open.remove(&completion.ticket.0) else {
+            panic!("{completion:?}: twice, or never accepted")
+        };
+        assert_eq!(completion.cookie, open.cookie);
+        match completion.status {
+            Status::Revoked => {
+                assert!(stopped, "withdrawn without a cancel");
+                assert!(open.names.iter().any(|r| self.marked.contains(r)), "revoked without a revoke");
+                assert!(open.said.is_none() || forced, "withdrawn although the device had ended it");
+                channel.revoked += 1;
+            }
+            Status::Aborted => {
+                assert!(stopped, "aborted without a cancel");
+                assert!(open.said.is_none() || forced, "aborted although the device had ended it");
+                channel.aborted += 1;
+            }
+            other => {
+                assert_eq!(Some(other), open.said, "the device did not say so");
+                channel.ended += 1;
+            }
+        }
+    }
+}
