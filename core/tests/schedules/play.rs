@@ -2,85 +2,24 @@
 
 use crate::common::{CANCEL, Dev, FORCE, Mock, MockMap, OnCancel, PATIENT, World};
 use crate::model::{ChannelModel, Model};
+use crate::owner::{HardStop, Owner};
 use crate::step::{By, Step, What};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use tidegate_core::drain::{Initiator, Progress, Report};
-use tidegate_core::engine::{Engine, Operation, Outcome};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use tidegate_core::drain::{Progress, Report};
+use tidegate_core::engine::{Operation, Outcome};
 use tidegate_core::{
-    Cause, Channel, ChannelConfig, Completion, Counters, Deadline, Gate, MapError, Op, Quiesce, Quiesced,
-    Reach, Region, Revocation, Seat, Seized, Shared, Status, Submit, Ticket, Unconfirmable,
+    Cause, ChannelConfig, Deadline, Gate, Op, Quiesce, Quiesced, Reach, Region, Revocation, Seat, Seized,
+    Shared, Status, Submit,
 };
-
-/// A channel of any engine.
-trait Owner {
-    fn submit(&mut self, ops: &[Op]) -> Result<Vec<Submit>, Seized>;
-    fn confirm(&mut self) -> Result<Result<Submit, Unconfirmable>, Seized>;
-    fn poll(&mut self, room: usize) -> Result<Vec<Completion>, Seized>;
-    fn sleep(&mut self) -> Result<(), Seized>;
-    fn rest(&mut self);
-    fn counters(&mut self) -> Counters;
-    fn confirmed(&mut self) -> Ticket;
-    fn in_flight(&self) -> u64;
-}
-
-impl<E: Engine> Owner for Channel<E> {
-    fn submit(&mut self, ops: &[Op]) -> Result<Vec<Submit>, Seized> {
-        let mut section = self.pin()?;
-        Ok(ops.iter().map(|op| section.submit(*op)).collect())
-    }
-    fn confirm(&mut self) -> Result<Result<Submit, Unconfirmable>, Seized> {
-        Ok(self.pin()?.confirm())
-    }
-    fn poll(&mut self, room: usize) -> Result<Vec<Completion>, Seized> {
-        let mut out = vec![Completion::EMPTY; room];
-        let n = self.pin()?.poll(&mut out);
-        out.truncate(n);
-        Ok(out)
-    }
-    fn sleep(&mut self) -> Result<(), Seized> {
-        // The section is left when the owner pins again.
-        std::mem::forget(self.pin()?);
-        Ok(())
-    }
-    fn rest(&mut self) {
-        self.park();
-    }
-    fn counters(&mut self) -> Counters {
-        Channel::counters(self)
-    }
-    fn confirmed(&mut self) -> Ticket {
-        Channel::confirmed(self)
-    }
-    fn in_flight(&self) -> u64 {
-        Channel::in_flight(self)
-    }
-}
 
 struct Lane {
     owner: Box<dyn Owner>,
     dev: Dev,
     in_order: bool,
     twice: u64,
-}
-
-/// Detaches all queues of a device, which forget what they had.
-#[derive(Debug, Default)]
-struct HardStop {
-    devs: Mutex<Vec<Dev>>,
-    stopped: AtomicBool,
-}
-
-impl Initiator for HardStop {
-    fn detach(&self) -> Result<(), MapError> {
-        self.devs.lock().unwrap().iter().for_each(Dev::halt);
-        self.stopped.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
 }
 
 /// A device's gate, and who has it closed.
@@ -98,8 +37,9 @@ pub(crate) struct Play {
     regions: BTreeMap<usize, (Region<Shared>, Arc<MockMap>)>,
     revokes: Vec<(Revocation, Vec<usize>)>,
     devices: [Device; 3],
-    /// Channels that lived and their devices, which must never touch what was freed.
+    /// Every device queue there was, and every piece of memory: none may have a descriptor of what was freed.
     all: Vec<Dev>,
+    maps: BTreeMap<usize, (Range<u64>, Weak<MockMap>)>,
     next: usize,
 }
 
@@ -132,6 +72,7 @@ impl Play {
             revokes: Vec::new(),
             devices,
             all: Vec::new(),
+            maps: BTreeMap::new(),
             next: 0,
         };
         for (device, in_order) in [(0, false), (1, true)] {
@@ -191,6 +132,7 @@ impl Play {
         // All slots may be taken by what is held.
         let made = self.world.fabric.adopt(self.world.domain, class, access, map.clone(), None, gate);
         let Ok(region) = made else { return };
+        self.maps.insert(n, (map.at.clone(), Arc::downgrade(&map)));
         self.regions.insert(n, (region, map));
         if window {
             self.model.windows.insert(n);
@@ -413,9 +355,13 @@ impl Play {
                 let (index, _) = dev.see(|s| s.running[at]);
                 self.complete(n, at, 1);
                 dev.invent(index);
-                self.lanes.get_mut(&n).unwrap().twice += 1;
                 // Heard of before the entry is another's.
                 self.poll(n, 64);
+                let stopped = self.model.may_have_been_stopped(n);
+                let lane = self.lanes.get_mut(&n).unwrap();
+                lane.twice += 1;
+                // An engine that was taken out is not asked any more.
+                assert!(stopped || lane.owner.counters().spurious == lane.twice);
             }
             Step::Poll(c, room) => drop(lane(c).map(|n| self.poll(n, *room))),
             Step::Sleep(c) => {
@@ -461,6 +407,12 @@ impl Play {
 
     /// What holds after every step.
     fn look(&self) {
+        for (n, (at, _)) in self.maps.iter().filter(|(_, (_, map))| map.strong_count() == 0) {
+            assert!(!self.all.iter().any(|dev| dev.touches(at)), "freed, with a descriptor that names it");
+            let mut drains =
+                (0..self.model.drains.len()).filter(|d| self.model.drains[*d].regions.contains(n));
+            assert!(!drains.any(|d| self.model.is_held_up(d)), "freed, with a section that may still use it");
+        }
         for (n, lane) in &self.lanes {
             if !self.model.may_have_been_touched(*n) {
                 assert_eq!(
@@ -508,6 +460,11 @@ impl Play {
                 .for_each(|d| self.restore(*d));
         }
         assert!(self.revokes.is_empty(), "a revoke does not end");
+        // What is not held any more goes, once the devices of dropped channels answer.
+        self.all.iter().for_each(|dev| dev.set(|s| s.on_cancel = OnCancel::Stops));
+        self.regions.clear();
+        while self.world.fabric.turn() {}
+        self.look();
         assert!(self.devices.iter().all(|d| d.quiesce.is_none()), "a quiesce does not end");
         for n in lanes {
             while self.lanes[&n].owner.in_flight() > 0 || !self.model.channels[&n].open.is_empty() {
@@ -522,7 +479,6 @@ impl Play {
             let lane = self.lanes.get_mut(&n).unwrap();
             let (counters, channel) = (lane.owner.counters(), &self.model.channels[&n]);
             assert_eq!((counters.revoked, counters.aborted), (channel.revoked, channel.aborted));
-            assert_eq!(counters.spurious, lane.twice);
             let said = counters.done + counters.device_errors;
             // Read-backs are the device's word too.
             assert!(
