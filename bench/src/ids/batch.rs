@@ -1,0 +1,98 @@
+//! grace-batch: 1,000 regions in one batch, against one by one and against one alone.
+
+use super::Group;
+use crate::cpus::{Beat, beside};
+use crate::peers::calls;
+use crate::rig::{Missing, Rig};
+use crate::round::Round;
+use crate::shapes::{Setup, Turner, missing};
+use crate::stats::Sorted;
+use std::sync::Arc;
+use tidegate_core::{Access, Cause, Deadline, Fabric, Memory, Region, Shared};
+
+const REGIONS: usize = 1000;
+
+pub(super) struct Batch;
+
+/// A fabric, and where its regions come from.
+struct Bed {
+    fabric: Fabric,
+    memory: Arc<Memory>,
+}
+
+impl Bed {
+    fn new() -> Setup<Bed> {
+        let fabric = Fabric::builder().build().map_err(missing)?;
+        Ok(Bed { fabric, memory: Memory::allocate("bench batch", 4096).map_err(missing)? })
+    }
+
+    fn regions(&self, n: usize) -> Setup<Vec<Region<Shared>>> {
+        let register = |_| self.fabric.register(self.memory.backing(), Access::ReadWrite).map_err(missing);
+        (0..n).map(register).collect()
+    }
+
+    fn revoke_batch(&self, regions: &[Region<Shared>]) {
+        let batch: Vec<_> = regions.iter().map(Region::revocable).collect();
+        let report = self.fabric.revoke(&batch, Cause::User, Deadline::default()).wait();
+        assert!(report.is_ok_and(|report| report.is_clean()), "nothing holds the regions up");
+    }
+
+    /// Median nanoseconds of `revoke` over fresh regions, `n` times; registering is not counted.
+    fn times(&self, rig: &Rig, n: usize, regions: usize, revoke: impl Fn(&[Region<Shared>])) -> Setup<f64> {
+        let once = |_| {
+            let fresh = self.regions(regions)?;
+            Ok(rig.clock.time(|| revoke(&fresh)))
+        };
+        let times: Vec<f64> = (0..n + 2).map(once).collect::<Setup<_>>()?;
+        Ok(Sorted::new(times[2..].to_vec()).median())
+    }
+
+    fn one_by_one(regions: &[Region<Shared>]) {
+        for region in regions {
+            let report = region.revoke(Cause::User, Deadline::default()).wait();
+            assert!(report.is_ok_and(|report| report.is_clean()), "nothing holds the region up");
+        }
+    }
+}
+
+impl Group for Batch {
+    fn crosses(&self) -> bool {
+        true
+    }
+
+    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+        let bed = Bed::new()?;
+        let turner = Turner::new(&bed.fabric)?;
+        let batch = |n| bed.times(rig, n, REGIONS, |regions| bed.revoke_batch(regions));
+
+        let mut busy = turner;
+        let owner = |beat: &Beat| {
+            beat.ready();
+            while !beat.is_over() {
+                busy.turn(32);
+            }
+        };
+        let (together, singly) = beside(rig.worker, owner, || {
+            (batch(rig.samples(60)), bed.times(rig, rig.samples(12), REGIONS, Bed::one_by_one))
+        });
+        round.put("grace-batch/busy", together?);
+        round.put("grace-batch/busy@one-by-one", singly?);
+
+        let asleep = |beat: &Beat| {
+            beat.ready();
+            beat.sleep();
+        };
+        let (together, alone, barriers) = beside(rig.worker, asleep, || {
+            let together = batch(rig.samples(60));
+            let alone = bed.times(rig, rig.samples(2000), 1, Bed::one_by_one);
+            let fresh = bed.regions(REGIONS);
+            (together, alone, fresh.and_then(|fresh| calls::membarriers(|| bed.revoke_batch(&fresh))))
+        });
+        let (together, alone) = (together?, alone?);
+        round.put("grace-batch/idle", together);
+        round.put("grace-batch/idle@one-region", alone);
+        round.put("grace-batch/idle-each", (together - alone) / REGIONS as f64);
+        round.put_or_miss("grace-batch/membarriers", barriers.map(|n| n as f64));
+        Ok(())
+    }
+}

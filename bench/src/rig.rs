@@ -1,0 +1,50 @@
+//! What every figure is measured with: two cores, a clock, the peers that could be had, and how long to take.
+
+use crate::children::Children;
+use crate::clock::Clock;
+use crate::peers::dpdk::Dpdk;
+use crate::peers::fio::Fio;
+use std::time::Duration;
+
+/// Why a figure is not there. It ends in the JSON as `"missing"`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Missing(pub String);
+
+impl Missing {
+    /// Because of this.
+    pub fn new(why: impl Into<String>) -> Missing {
+        Missing(why.into())
+    }
+}
+
+/// Measured with this.
+#[derive(Debug)]
+pub struct Rig {
+    /// CPU of the calling thread, which the program has tied itself to.
+    pub caller: usize,
+    /// CPU of whoever works beside it.
+    pub worker: usize,
+    /// Time stamps.
+    pub clock: Clock,
+    /// Less time a figure, for `--quick`.
+    pub quick: bool,
+    /// DPDK's environment, once a process.
+    pub dpdk: Result<Dpdk, Missing>,
+    /// The program fio.
+    pub fio: Result<Fio, Missing>,
+    /// Builds of our own library with something left out.
+    pub children: Children,
+}
+
+impl Rig {
+    /// Time of one slice of a race; seven slices a figure.
+    pub fn slice(&self) -> Duration {
+        Duration::from_millis(if self.quick { 4 } else { 15 })
+    }
+
+    /// A number of samples: a quarter of it under `--quick`.
+    pub fn samples(&self, full: usize) -> usize {
+        if self.quick { full.div_ceil(4) } else { full }
+    }
+}
