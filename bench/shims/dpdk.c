@@ -55,11 +55,13 @@ int tg_dpdk_start(unsigned caller, unsigned worker)
 int tg_dma_start(void) { return rte_dma_start(device); }
 int tg_dma_halt(void) { return rte_dma_stop(device); }
 
-/* `ops` copies of `len` bytes, `burst` a doorbell, at most `window` in flight. Returns how many the driver reported. */
-int64_t tg_dma_run(const struct tg_pair *pairs, size_t n, uint32_t len, uint64_t ops, uint32_t burst, uint32_t window)
+/* `ops` copies of `len` bytes, `burst` a doorbell, at most `window` in flight; goes on at pair `*next`, so that cold
+ * blocks stay cold. Returns how many the driver reported. */
+int64_t tg_dma_run(const struct tg_pair *pairs, size_t n, size_t *next, uint32_t len, uint64_t ops, uint32_t burst,
+                   uint32_t window)
 {
     uint64_t sent = 0, done = 0;
-    size_t at = 0;
+    size_t at = *next < n ? *next : 0;
     uint16_t last;
     bool failed = false;
 
@@ -78,6 +80,7 @@ int64_t tg_dma_run(const struct tg_pair *pairs, size_t n, uint32_t len, uint64_t
         if (failed)
             return -EIO;
     }
+    *next = at;
     return (int64_t)done;
 }
 

@@ -1,6 +1,6 @@
 //! copy: the copy kernel called directly, hot and cold, against the best of four kernels at each size, and below 4 KiB
 //! against memcpy.
-#![expect(unsafe_code, reason = "calls our kernel by address, inside blocks that the arena checked")]
+#![expect(unsafe_code, reason = "calls our kernel by address, inside blocks that an arena checked")]
 
 use super::Group;
 use crate::peers::kernels::{Arena, Kernel};
@@ -38,7 +38,7 @@ impl Copy {
 }
 
 /// Hot: one block, again and again. Cold: blocks at random over the whole arena.
-fn blocks(len: usize, blocks: Blocks) -> Vec<(usize, usize)> {
+fn offsets(len: usize, blocks: Blocks) -> Vec<(usize, usize)> {
     match blocks {
         Blocks::Hot => vec![(0, 0)],
         Blocks::Cold => {
@@ -63,17 +63,20 @@ impl Group for Copy {
             for (size, len) in SIZES {
                 let small = len < 4096;
                 let series = format!("copy/{temperature}-{size}");
-                let blocks = blocks(len, kind);
-                let (arena, blocks) = (&arena, &blocks);
+                let outside = || Missing::new("blocks outside the arena");
+                let blocks = arena.borrow().blocks(offsets(len, kind), len).ok_or_else(outside)?;
+                let arena = &arena;
                 let mut contenders = Vec::new();
                 for kernel in kernels.iter().filter(|kernel| !small || **kernel == Kernel::Memcpy) {
                     let kernel = *kernel;
-                    let run = move |n| kernel.run(&mut arena.borrow_mut(), blocks, len, n);
+                    let mut walk = blocks.walk();
+                    let run = move |n| kernel.run(&mut arena.borrow_mut(), &mut walk, n);
                     contenders.push(Contender::new(format!("{series}@{}", kernel.name()), run));
                 }
+                let mut walk = blocks.walk();
                 match Copier::new() {
                     Ok(mut copier) => contenders.push(Contender::new(series.clone(), move |n| {
-                        arena.borrow_mut().each(blocks, len, n, |to, from| {
+                        arena.borrow_mut().each(&mut walk, n, |to, from| {
                             // SAFETY: 1. `each` hands in blocks inside two distinct mappings.
                             unsafe { copier.copy(to, from, len) }
                         });

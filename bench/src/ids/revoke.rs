@@ -1,4 +1,4 @@
-//! revoke-loaded: a revoke with copies in flight. lost: a stop with copies in flight, and what becomes of them.
+//! revoke-loaded: a revoke with copies in flight. lost: the end of what is in flight, and who hears of it.
 
 use super::Group;
 use crate::cpus::{Beat, beside};
@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidegate_core::engine::cpu::Cpu;
 use tidegate_core::{
-    Access, Cause, Channel, ChannelConfig, Completion, Deadline, Fabric, Handle, Op, Reach, Seat, Shared,
-    Status, Submit,
+    Access, Cause, Channel, ChannelConfig, Completion, Deadline, Fabric, Handle, Op, Shared, Status, Submit,
 };
 
 /// Bytes of each copy in flight under a revoke.
@@ -152,16 +151,13 @@ impl Lost {
         Ok(Lost { stretch: Stretch::new(STOPPED * EACH)? })
     }
 
-    /// Stops a queue of ours with 64 copies in flight: nanoseconds, and how many ended neither done nor revoked.
+    /// Revokes the destination of 64 copies in flight, all that the queue has: nanoseconds, and how many of them ended
+    /// neither done nor revoked.
     fn ours(&self, rig: &Rig) -> Setup<(f64, u64)> {
         let engine = seams::worker(rig.worker, STOPPED as u32)?;
         let fabric = Fabric::builder().build().map_err(missing)?;
-        let domain = fabric.domain().ok_or_else(|| Missing::new("no domain left"))?;
-        let gate = fabric.gate("bench", None);
-        let seat = Seat { domain, reach: Reach::Process, gate: Some(gate.clone()) };
         let config = ChannelConfig::depth(STOPPED as u32);
-        let poller = fabric.poller("lost");
-        let mut channel = fabric.place_channel(&poller, engine, config, seat).map_err(missing)?;
+        let mut channel = fabric.channel(&fabric.poller("lost"), engine, config).map_err(missing)?;
         let (from, to) = self.stretch.backings();
         let from = fabric.register(from.clone(), Access::Read).map_err(missing)?;
         let to = fabric.register(to.clone(), Access::ReadWrite).map_err(missing)?;
@@ -173,12 +169,10 @@ impl Lost {
                 assert!(matches!(answer, Submit::Queued(_)), "{answer:?}");
             }
         }
-        let mut stopped = None;
-        let time = rig.clock.time(|| {
-            stopped = gate.quiesce(Cause::User, AT_ONCE).ok().and_then(|quiesce| quiesce.wait().ok());
-        });
-        if stopped.is_none() {
-            return Err(Missing::new("the quiesce did not end"));
+        let mut report = None;
+        let time = rig.clock.time(|| report = to.revoke(Cause::User, AT_ONCE).wait().ok());
+        if !report.is_some_and(|report| report.is_clean()) {
+            return Err(Missing::new("the revoke did not end cleanly"));
         }
         let mut all = Vec::new();
         let mut out = [Completion::EMPTY; 32];

@@ -14,7 +14,7 @@ shim!("dpdk" {
     fn tg_dpdk_start(caller: c_uint, worker: c_uint) -> c_int;
     fn tg_dma_start() -> c_int;
     fn tg_dma_halt() -> c_int;
-    fn tg_dma_run(pairs: *const Pair, n: usize, len: u32, ops: u64, burst: u32, window: u32) -> i64;
+    fn tg_dma_run(pairs: *const Pair, n: usize, next: *mut usize, len: u32, ops: u64, burst: u32, window: u32) -> i64;
     fn tg_dma_caller(pair: *const Pair, len: u32, burst: u32, bursts: u64, stamp: u64) -> u64;
     fn tg_dma_stop(pairs: *const Pair, n: u32, len: u32, reported: *mut u32) -> i64;
     fn tg_ring_new(size: c_uint) -> *mut c_void;
@@ -117,13 +117,17 @@ pub struct Device<'a> {
 }
 
 impl Device<'_> {
-    /// `ops` copies, `burst` a doorbell, at most `window` in flight.
+    /// `ops` copies, `burst` a doorbell, at most `window` in flight; the pairs go on where the last run left off.
     pub fn run(&self, pairs: &Pairs, ops: u64, burst: u32, window: u32) -> u64 {
         assert!(burst <= window && window <= Dpdk::DEPTH, "the driver's ring holds {}", Dpdk::DEPTH);
         let all = pairs.all();
+        let mut next = pairs.next.get();
         // SAFETY: 1. `Pairs` keeps the memory of each pair alive and checked its bounds. 2. everything is complete
         // when the call returns. 3. one caller: not Sync.
-        let done = unsafe { ffi::tg_dma_run(all.as_ptr(), all.len(), pairs.len(), ops, burst, window) };
+        let done = unsafe {
+            ffi::tg_dma_run(all.as_ptr(), all.len(), &raw mut next, pairs.len(), ops, burst, window)
+        };
+        pairs.next.set(next);
         assert!(done >= 0, "dma_skeleton failed: {done}");
         done as u64
     }

@@ -54,23 +54,24 @@ impl Kernel {
         }
     }
 
-    /// Copies block after block of `len` bytes, `n` of them.
-    pub fn run(self, arena: &mut Arena, blocks: &[(usize, usize)], len: usize, n: u64) {
+    /// Copies block after block, `n` of them.
+    pub fn run(self, arena: &mut Arena, walk: &mut Walk<'_>, n: u64) {
+        let len = walk.blocks.len;
         match self {
             // SAFETY: 1. `each` hands in blocks inside two distinct mappings (so they don't overlap).
-            Kernel::Memcpy => arena.each(blocks, len, n, |to, from| unsafe {
+            Kernel::Memcpy => arena.each(walk, n, |to, from| unsafe {
                 libc::memcpy(to.cast(), from.cast(), len);
             }),
             // SAFETY: 1. as above. 2. built in, or `all` would not have named it.
-            Kernel::RepMovsb => arena.each(blocks, len, n, |to, from| unsafe {
+            Kernel::RepMovsb => arena.each(walk, n, |to, from| unsafe {
                 ffi::tg_rep_movsb(to.cast(), from.cast(), len);
             }),
-            // SAFETY: 1. 2. as above. 3. `each` asserts alignment and length.
-            Kernel::NtAvx512 => arena.each(blocks, len, n, |to, from| unsafe {
+            // SAFETY: 1. 2. as above. 3. `Blocks` are aligned to 64, and `copy` asks for multiples of 256 only.
+            Kernel::NtAvx512 => arena.each(walk, n, |to, from| unsafe {
                 ffi::tg_nt_avx512(to.cast(), from.cast(), len);
             }),
             // SAFETY: 1. 2. 3. as above.
-            Kernel::NtAvx2 => arena.each(blocks, len, n, |to, from| unsafe {
+            Kernel::NtAvx2 => arena.each(walk, n, |to, from| unsafe {
                 ffi::tg_nt_avx2(to.cast(), from.cast(), len);
             }),
         }
@@ -112,28 +113,51 @@ impl Arena {
         self.len == 0
     }
 
-    /// Calls `copy(to, from)` for `n` blocks, over `blocks` again and again; asserts once that all of them are inside.
-    #[inline(always)]
-    pub fn each(
-        &mut self,
-        blocks: &[(usize, usize)],
-        len: usize,
-        n: u64,
-        mut copy: impl FnMut(*mut u8, *const u8),
-    ) {
+    /// Blocks of `len` bytes at these offsets, checked: inside, and aligned to 64. `None`: one is not, or there is none.
+    pub fn blocks(&self, offsets: Vec<(usize, usize)>, len: usize) -> Option<Blocks> {
         let inside = |at: usize| at % 64 == 0 && at.checked_add(len).is_some_and(|end| end <= self.len);
-        assert!(
-            blocks.iter().all(|(from, to)| inside(*from) && inside(*to)),
-            "blocks of {len} inside the arena"
-        );
+        let all = !offsets.is_empty() && offsets.iter().all(|(from, to)| inside(*from) && inside(*to));
+        all.then_some(Blocks { offsets, len, arena: self.len })
+    }
+
+    /// Calls `copy(to, from)` for the next `n` blocks.
+    #[inline(always)]
+    pub fn each(&mut self, walk: &mut Walk<'_>, n: u64, mut copy: impl FnMut(*mut u8, *const u8)) {
+        assert!(walk.blocks.arena <= self.len, "blocks of a larger arena");
         let (from, to) = (self.from.as_ptr(), self.to.as_ptr());
-        let mut left = n;
+        let offsets = &walk.blocks.offsets[..];
+        let mut left = usize::try_from(n).unwrap_or(usize::MAX);
         while left > 0 {
-            for (a, b) in blocks.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            let some = &offsets[walk.at..];
+            let some = &some[..some.len().min(left)];
+            for (a, b) in some {
                 copy(to.wrapping_add(*b), from.wrapping_add(*a));
             }
-            left = left.saturating_sub(blocks.len().max(1) as u64);
+            left -= some.len();
+            walk.at = (walk.at + some.len()) % offsets.len();
         }
+    }
+}
+
+/// Offsets of a source and a destination each, checked against an arena.
+#[derive(Debug)]
+pub struct Blocks {
+    offsets: Vec<(usize, usize)>,
+    len: usize,
+    arena: usize,
+}
+
+/// Goes through blocks again and again; a call goes on where the last one ended, so that cold blocks stay cold.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    blocks: &'a Blocks,
+    at: usize,
+}
+
+impl Blocks {
+    /// From the first one on.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk { blocks: self, at: 0 }
     }
 }
 
@@ -154,7 +178,8 @@ mod tests {
     fn every_kernel_copies() {
         for kernel in Kernel::all() {
             let mut arena = Arena::new(1 << 16).unwrap();
-            kernel.run(&mut arena, &[(0, 256)], 1024, 1);
+            let blocks = arena.blocks(vec![(0, 256)], 1024).unwrap();
+            kernel.run(&mut arena, &mut blocks.walk(), 1);
             let mut seen = [0; 3];
             for (byte, at) in seen.iter_mut().zip([255, 256, 1279]) {
                 // SAFETY: 1. inside the arena's 64 KiB.
@@ -162,5 +187,18 @@ mod tests {
             }
             assert_eq!(seen, [0, 0x5a, 0x5a], "{kernel:?}");
         }
+    }
+
+    #[test]
+    fn blocks_lie_inside_and_a_walk_goes_on() {
+        let mut arena = Arena::new(1 << 16).unwrap();
+        assert!(arena.blocks(vec![(0, (1 << 16) - 64)], 128).is_none());
+        assert!(arena.blocks(vec![(1, 0)], 64).is_none());
+        let blocks = arena.blocks(vec![(0, 0), (64, 64), (128, 128)], 64).unwrap();
+        let (mut walk, mut seen, base) = (blocks.walk(), Vec::new(), arena.to.as_ptr() as usize);
+        for n in [2, 5, 1] {
+            arena.each(&mut walk, n, |to, _| seen.push((to as usize - base) / 64));
+        }
+        assert_eq!(seen, [0, 1, 2, 0, 1, 2, 0, 1]);
     }
 }

@@ -1,5 +1,6 @@
 //! Pairs of blocks inside memory that stays alive: what peers copy is what ours copies.
 
+use std::cell::Cell;
 use std::ops::Range;
 use tidegate_core::Backing;
 
@@ -16,6 +17,8 @@ pub struct Pair {
 pub struct Pairs {
     all: Vec<Pair>,
     len: u32,
+    /// Where the next run begins.
+    pub(crate) next: Cell<usize>,
     _alive: [Backing; 2],
 }
 
@@ -29,7 +32,7 @@ impl Pairs {
         };
         let pair = |(a, b): &(u64, u64)| Some(Pair { from: inside(from, *a)?, to: inside(to, *b)? });
         let all: Vec<Pair> = offsets.iter().map(pair).collect::<Option<_>>()?;
-        (!all.is_empty()).then(|| Pairs { all, len, _alive: [from.clone(), to.clone()] })
+        (!all.is_empty()).then(|| Pairs { all, len, next: Cell::new(0), _alive: [from.clone(), to.clone()] })
     }
 
     pub(crate) fn all(&self) -> &[Pair] {
