@@ -99,3 +99,14 @@ need_cargo() {
 target_directory() {
     (cd "$project" && cargo metadata --format-version 1 --no-deps --offline) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
 }
+
+# Builds the program of the hot path's functions for their listings, and prints where it is. Without position-independent code every
+# call names its callee; --target keeps the flag from proc macros.
+hot_path_binary() {
+    local host target
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    target=$(target_directory)/hotpath
+    (cd "$project" && RUSTFLAGS="-C relocation-model=static" CARGO_TARGET_DIR=$target \
+        cargo build --release --locked --quiet --target "$host" -p tidegate-bench --bin hot-path) >&2
+    printf '%s' "$target/$host/release/hot-path"
+}

@@ -113,15 +113,17 @@ pub mod tdi;
 pub mod topology;
 
 pub use cause::{Cause, Deadline};
-pub use channel::{Channel, ChannelConfig, Counters, Pinned, Reach, Seat, Seized, Unconfirmable};
+pub use channel::{
+    Channel, ChannelConfig, Counters, Denials, Pinned, Reach, Seat, Seized, Unconfirmable, Use,
+};
 pub use drain::{Gate, GateClosed, Quiesce, QuiesceError, Quiesced, Revocation, WaitError};
 pub use engine::Engine;
 pub use epoch::BarrierMode;
 pub use fabric::{
-    ChannelError, ChannelState, DomainId, Fabric, FabricBuilder, Poller, Revocable, RevokeTotals, Snapshot,
-    Stalled,
+    ChannelError, ChannelState, DomainId, Fabric, FabricBuilder, Poller, RegionUse, Revocable, RevokeTotals,
+    Snapshot, Stalled,
 };
 pub use memory::{Backing, Memory, MemoryError, page_size};
-pub use op::{Completion, Flow, Op, OpKind, Status, Submit, Ticket};
+pub use op::{Completion, Flow, Op, OpKind, OpList, Status, Submit, Ticket};
 pub use region::{Access, Class, Extent, Generation, Handle, MapError, Mapping, Region, RegionError, Span};
 pub use tag::{Declassified, FlowsTo, Private, Reason, RegionTag, Shared, Tag};

@@ -62,7 +62,7 @@ pub(crate) fn look(world: &World, stream: u64) {
         for channel in world.fabric.inspect().channels {
             // One entry more than the depth is the fabric's own.
             if channel.in_flight > 65
-                || channel.submitted > DONE.operations.load(Ordering::Relaxed) + 1_000_000
+                || channel.counters.submitted > DONE.operations.load(Ordering::Relaxed) + 1_000_000
             {
                 wrong(Wrong::Other, 1, || format!("a snapshot that can't be: {channel:?}"));
             }

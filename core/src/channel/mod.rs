@@ -10,21 +10,29 @@
 //!   bit until it clears it (Release). The other bits may be set by anyone at any time and are never lost.
 #![expect(unsafe_code, reason = "the owner's access to the shared state (C1); models: crate::model")]
 
+mod confirm;
+mod group;
+mod list;
 mod names;
 mod ring;
+mod rows;
 mod submit;
 mod taken;
+mod tally;
 
+pub use confirm::Unconfirmable;
 pub(crate) use names::{Ended, Look, NO_REGION, Names};
-pub use ring::Counters;
 pub(crate) use ring::Ring;
-pub use submit::{Pinned, Unconfirmable};
+pub use rows::Use;
+pub use submit::Pinned;
 pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
+pub(crate) use tally::Published;
+pub use tally::{Counters, Denials};
 
 use crate::Cause;
 use crate::drain::Gate;
-use crate::engine::{AddressSpace, Engine};
-use crate::epoch::Line;
+use crate::engine::{AddressSpace, Engine, Target};
+use crate::epoch::{Line, announce_thread, this_thread};
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
 use crate::region::table::word;
@@ -117,7 +125,7 @@ impl Meta {
 
 /// State behind the owner word.
 pub(crate) struct State<E> {
-    /// `None` once closed.
+    /// `None` once closed: then the owner word has `CLOSED`.
     pub(crate) engine: Option<E>,
     pub(crate) ring: Ring,
 }
@@ -125,7 +133,8 @@ pub(crate) struct State<E> {
 /// The part of a channel that its owner and revokers share.
 pub(crate) struct Core<E> {
     line: Arc<CachePadded<Line>>,
-    names: Arc<Names>,
+    names: Names,
+    published: Arc<Published>,
     meta: Meta,
     state: Cell<State<E>>,
 }
@@ -150,18 +159,38 @@ impl<E> fmt::Debug for Core<E> {
 /// ```
 #[derive(Debug)]
 pub struct Channel<E: Engine> {
-    core: Arc<Core<E>>,
+    line: Arc<CachePadded<Line>>,
     fabric: Arc<Shared>,
-    /// Domain bits and denied classes, as the region check wants them.
-    expect: u64,
-    mask: u64,
-    /// Zero on the fast arm: no fence needed, not parked.
-    mode: u8,
+    /// The thread whose pins take the fast arm: it was announced, the channel is not parked, and no fence is needed.
+    /// [`NOBODY`] otherwise.
+    ready: u64,
+    rules: Rules,
+    core: Arc<Core<E>>,
+    fenced: bool,
+    parked: bool,
+    /// Operands of the list that is being submitted.
+    operands: Box<[Target]>,
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
 
-const FENCED: u8 = 1;
-const PARKED: u8 = 2;
+/// What a slot's word must look like beside the bits of the handle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rule {
+    mask: u64,
+    expect: u64,
+}
+
+/// For the region that is read, and the one that is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    read: Rule,
+    write: Rule,
+}
+
+const NO_TARGET: Target = Target { address: 0, len: 0, region: NO_REGION, window: false };
+
+/// No thread's number.
+const NOBODY: u64 = u64::MAX;
 
 /// A revoker has the channel: come back later ([`Channel::reclaim`] fetches what it left behind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -187,8 +216,9 @@ impl<E: Engine> Channel<E> {
             _ => Arc::new(Line::new()),
         };
         let core = Arc::new(Core {
-            line,
+            line: line.clone(),
             names: ring.names().clone(),
+            published: ring.tally.published().clone(),
             meta: Meta {
                 name: cfg.name.clone().unwrap_or_else(|| format!("{short}-{id}")),
                 poller: poller.clone(),
@@ -208,52 +238,67 @@ impl<E: Engine> Channel<E> {
             AddressSpace::Device => (core.meta.domain | word::DEVICE, word::DOMAIN | word::DEVICE),
             AddressSpace::Cpu => (word::CPU, word::CPU),
         };
+        let mask = mask | word::GENERATION | word::FABRIC | word::LIVE | word::BEYOND | denied;
+        let rule = |right| Rule { mask: mask | right, expect: expect | right };
         fabric.epoch.register(&core.line);
         fabric.enlist(core.clone());
-        let mode = if fabric.epoch.barrier().needs_fence() { FENCED } else { 0 };
         Channel {
-            core,
+            line,
             fabric: fabric.clone(),
-            expect,
-            mask: mask | word::GENERATION | word::FABRIC | word::LIVE | denied,
-            mode,
+            ready: NOBODY,
+            rules: Rules { read: rule(word::READ), write: rule(word::WRITE) },
+            core,
+            fenced: fabric.epoch.barrier().needs_fence(),
+            parked: false,
+            operands: vec![NO_TARGET; if cfg!(loom) { 0 } else { depth as usize * 2 }].into_boxed_slice(),
             not_sync: std::marker::PhantomData,
         }
     }
 
     /// Enters a section. Everything is done through the [`Pinned`]; dropping it rings the doorbell and leaves.
-    /// With membarrier it has no call, lock or fence (`ci/hotpath --list` shows it). Keep sections short: a revoke
-    /// waits for them.
+    /// Two loads, two compares, two stores with the leaving; with membarrier no call, lock or fence (`ci/golden` has
+    /// the machine code). The first pin of a thread, and every one of a fabric without membarrier, costs a call more.
+    /// Keep sections short: a revoke waits for them.
     ///
     /// # Errors
     /// [`Seized`] while a revoke has taken the channel over.
     #[inline]
     pub fn pin(&mut self) -> Result<Pinned<'_, E>, Seized> {
-        let line = &*self.core.line;
+        let (line, fabric): (&Line, &Shared) = (&self.line, &self.fabric);
         let early = mutated("owner-read-before-pin").then(|| line.owner.load(Ordering::Acquire));
-        let epoch = if self.mode == 0 {
-            self.fabric.epoch.enter(line, false)
+        let epoch = if self.ready != this_thread() {
+            enter_slow(fabric, line, &mut self.parked, self.fenced, &mut self.ready)
+        } else if cfg!(tidegate_unchecked) {
+            0
         } else {
-            enter_slow(&self.fabric, line, &mut self.mode)
+            fabric.epoch.enter(line, false)
         };
         // Acquire: what a revoker did to the state before it gave it back is ours.
         let owner = early.unwrap_or_else(|| line.owner.load(order(Ordering::Acquire, "owner-load-relaxed")));
         if owner & owner::TAKEN != 0 && !mutated("no-owner-word") {
-            self.fabric.epoch.leave(line, epoch);
+            fabric.epoch.leave(line, epoch);
             return Err(Seized);
         }
-        Ok(Pinned::new(self, epoch, owner == owner::MINE))
+        let (state, operands) = (self.core.state.ptr(), &mut self.operands);
+        Ok(Pinned::new(line, fabric, &self.core, &self.rules, operands, state, epoch, owner))
+    }
+
+    fn enter_slow(&mut self) -> u64 {
+        enter_slow(&self.fabric, &self.line, &mut self.parked, self.fenced, &mut self.ready)
     }
 
     /// Up to this ticket the bytes are real: their device said `Done` *and* a checked read-back, or the end of a
-    /// clean drain, proved that the path was alive. Never moves by itself; see [`Pinned::confirm`].
+    /// clean drain, proved that the path was alive. Never moves by itself; see [`Pinned::confirm`]. It speaks of bytes
+    /// written to windows. Bytes *read* from a window are proved by what they say only (a dead mapping returns all
+    /// ones), or by a later confirmed write to the same window: a mapping that died does not come back.
     pub fn confirmed(&mut self) -> Ticket {
         self.peek(|state| Ticket(state.ring.confirmed)).unwrap_or_default()
     }
 
-    /// Counters so far; zeroes while seized.
+    /// Counters so far; while seized, as they were when the revoker took the channel.
     pub fn counters(&mut self) -> Counters {
-        self.peek(|state| state.ring.counters).unwrap_or_default()
+        let exact = self.peek(|state| state.ring.tally.counters(state.ring.last));
+        exact.unwrap_or_else(|| self.core.published.read())
     }
 
     /// Operations accepted and not yet completed, as published at the last unpin.
@@ -291,9 +336,9 @@ impl<E: Engine> Channel<E> {
     /// Takes the channel off the list that revokers wait for, until the next pin. A parked channel costs a revoke
     /// no membarrier. What is in flight stays so, and is seized if a revoke needs it.
     pub fn park(&mut self) {
-        if self.mode & PARKED == 0 {
-            self.fabric.epoch.unregister(&self.core.line);
-            self.mode |= PARKED;
+        if !self.parked {
+            self.fabric.epoch.unregister(&self.line);
+            (self.parked, self.ready) = (true, NOBODY);
         }
     }
 
@@ -303,32 +348,36 @@ impl<E: Engine> Channel<E> {
     }
 
     fn peek<R>(&mut self, look: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
-        let epoch = enter_slow(&self.fabric, &self.core.line, &mut self.mode);
-        let mine = self.core.line.owner.load(Ordering::Acquire) & owner::TAKEN == 0;
+        let epoch = self.enter_slow();
+        let mine = self.line.owner.load(Ordering::Acquire) & owner::TAKEN == 0;
         let result = mine.then(|| {
             let mut ptr = self.core.state.ptr();
             // SAFETY: 1. C1: pinned, and the word read after it had no TAKEN; `&mut self` keeps other pins away.
             look(unsafe { cell_mut(&mut ptr) })
         });
-        self.fabric.epoch.leave(&self.core.line, epoch);
+        self.fabric.epoch.leave(&self.line, epoch);
         result
     }
 }
 
-/// The arm of `pin` for fenced fabrics and parked channels.
+/// The arm of `pin` for fenced fabrics, parked channels and another thread than last time.
 #[cold]
 #[inline(never)]
-fn enter_slow(fabric: &Shared, line: &Line, mode: &mut u8) -> u64 {
-    if *mode & PARKED != 0 {
+fn enter_slow(fabric: &Shared, line: &Line, parked: &mut bool, fenced: bool, ready: &mut u64) -> u64 {
+    if *parked {
         fabric.epoch.register(line);
-        *mode &= !PARKED;
+        *parked = false;
     }
-    fabric.epoch.enter(line, *mode & FENCED != 0)
+    let me = announce_thread(line);
+    if !fenced {
+        *ready = me;
+    }
+    fabric.epoch.enter(line, fenced)
 }
 
 impl<E: Engine> Drop for Channel<E> {
     fn drop(&mut self) {
-        self.fabric.epoch.unregister(&self.core.line);
+        self.fabric.epoch.unregister(&self.line);
         self.fabric.orphan(&self.core);
     }
 }

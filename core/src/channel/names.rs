@@ -1,11 +1,20 @@
 //! The regions named by each ring entry, published for revokers.
 
 use crate::sync::{AtomicU64, Ordering, order};
+use std::sync::Arc;
 
 /// "No region": an operand that an operation does not have.
-pub(crate) const NO_REGION: u32 = u32::MAX - 1;
-/// Upper half of an entry that is not in flight; the lower half is how the last one ended.
-const CLEAR: u32 = u32::MAX;
+pub(crate) const NO_REGION: u32 = (1 << 30) - 1;
+/// An entry's word:
+///
+/// ```text
+/// 63 not in flight | 62 one of a group's | 61..32 region read | 29..0 region written
+/// ```
+///
+/// Not in flight, the lower half is how the last one ended. What is plain and in flight has neither upper bit: one
+/// test for each completion.
+const CLEAR: u64 = 1 << 63;
+const MEMBER: u64 = 1 << 62;
 /// Windows with posted writes that a channel remembers one by one.
 const DIRTY: usize = 8;
 /// In a dirty slot: none. In the last dirty slot [`EVERY`]: more windows than slots.
@@ -31,24 +40,35 @@ pub(crate) enum Look {
     Ended(Ended),
 }
 
-/// Written by the channel's owner only; read by anyone. One word an entry, so an entry is never seen half.
+/// One entry of a ring.
 #[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: AtomicU64,
+    /// The user's value; the owner's alone.
+    pub(crate) cookie: AtomicU64,
+}
+
+/// Written by the channel's owner only; read by anyone. One word an entry, so an entry is never seen half.
+#[derive(Debug, Clone)]
 pub(crate) struct Names {
-    entries: Box<[AtomicU64]>,
+    /// A power of two of them.
+    entries: Arc<[Entry]>,
     /// Windows that were written since the last flush: region slots.
-    dirty: [AtomicU64; DIRTY],
+    dirty: Arc<[AtomicU64; DIRTY]>,
 }
 
 impl Names {
     pub(crate) fn new(entries: usize) -> Names {
+        let fresh = || Entry { name: AtomicU64::new(CLEAR), cookie: AtomicU64::new(0) };
         Names {
-            entries: (0..entries).map(|_| AtomicU64::new(u64::from(CLEAR) << 32)).collect(),
-            dirty: std::array::from_fn(|_| AtomicU64::new(NONE)),
+            entries: (0..entries.next_power_of_two()).map(|_| fresh()).collect(),
+            dirty: Arc::new(std::array::from_fn(|_| AtomicU64::new(NONE))),
         }
     }
 
+    /// The entry of an index; `None` for one that an engine invented.
     #[inline(always)]
-    pub(crate) fn entry(&self, index: usize) -> Option<&AtomicU64> {
+    pub(crate) fn entry(&self, index: usize) -> Option<&Entry> {
         self.entries.get(index)
     }
 
@@ -57,26 +77,42 @@ impl Names {
     }
 
     #[inline(always)]
-    pub(crate) fn in_flight(from: u32, to: u32) -> u64 {
-        u64::from(from) << 32 | u64::from(to)
+    pub(crate) const fn in_flight(from: u32, to: u32) -> u64 {
+        (from as u64) << 32 | to as u64
+    }
+
+    /// The same as one of a group's.
+    pub(crate) const fn member(name: u64) -> u64 {
+        name | MEMBER
     }
 
     #[inline(always)]
     pub(crate) fn ended(how: Ended) -> u64 {
-        u64::from(CLEAR) << 32 | how as u64
+        CLEAR | how as u64
     }
 
     #[inline(always)]
     pub(crate) fn is_in_flight(word: u64) -> bool {
-        (word >> 32) as u32 != CLEAR
+        word & CLEAR == 0
+    }
+
+    /// In flight, and an operation of its own.
+    #[inline(always)]
+    pub(crate) fn is_plain(word: u64) -> bool {
+        word & (CLEAR | MEMBER) == 0
+    }
+
+    /// The regions in a word that is in flight.
+    pub(crate) fn regions(word: u64) -> [u32; 2] {
+        [(word >> 32) as u32 & NO_REGION, word as u32 & NO_REGION]
     }
 
     /// Acquire: if the entry has ended, what its device did happens before what the caller does.
     pub(crate) fn look(&self, index: usize) -> Look {
         let acquire = order(Ordering::Acquire, "names-look-relaxed");
-        let word = self.entry(index).map_or(Names::ended(Ended::Done), |e| e.load(acquire));
+        let word = self.entry(index).map_or(CLEAR, |e| e.name.load(acquire));
         if Names::is_in_flight(word) {
-            return Look::InFlight([(word >> 32) as u32, word as u32]);
+            return Look::InFlight(Names::regions(word));
         }
         Look::Ended(match word as u32 {
             0 => Ended::Done,
@@ -95,7 +131,7 @@ impl Names {
     /// Is anything in flight?
     pub(crate) fn any_in_flight(&self) -> bool {
         // Acquire, as in `look`.
-        self.entries.iter().any(|entry| Names::is_in_flight(entry.load(Ordering::Acquire)))
+        self.entries.iter().any(|entry| Names::is_in_flight(entry.name.load(Ordering::Acquire)))
     }
 
     /// Every region that an operation in flight names, or that may have posted writes on the way to it.
@@ -116,7 +152,7 @@ impl Names {
     #[inline(never)]
     pub(crate) fn soil(&self, region: u32) {
         let mut free = None;
-        for slot in &self.dirty {
+        for slot in self.dirty.iter() {
             match slot.load(Ordering::Relaxed) {
                 NONE => free = free.or(Some(slot)),
                 held if held == u64::from(region) || held == EVERY => return,
@@ -131,12 +167,17 @@ impl Names {
 
     /// Forgets windows that were flushed. By the owner, or by whoever seized the channel.
     pub(crate) fn clean(&self, flushed: impl Fn(u32) -> bool) {
-        for slot in &self.dirty {
+        for slot in self.dirty.iter() {
             let held = slot.load(Ordering::Relaxed);
             if held < EVERY && flushed(held as u32) {
                 slot.store(NONE, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Forgets all of them: every window was flushed.
+    pub(crate) fn clean_all(&self) {
+        self.dirty.iter().for_each(|slot| slot.store(NONE, Ordering::Relaxed));
     }
 
     /// Was `region` written since its last flush? Read after a grace period.

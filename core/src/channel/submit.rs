@@ -1,100 +1,156 @@
-//! Inside a section: submit, poll, confirm, ring.
+//! Inside a section: submit, poll, ring.
 
-use super::{Channel, Counters, NO_REGION, State, owner};
+use super::tally::touched;
+use super::{Core, Counters, Meta, Rule, Rules, State, owner};
 use crate::engine::{AddressSpace, Engine, Operation, Push, Sink, Target};
-use crate::op::{Completion, Flow, Op, OpKind, Submit, Ticket};
+use crate::epoch::Line;
+use crate::fabric::Shared;
+use crate::op::{Completion, Flow, Op, OpKind, Operand, Submit};
+use crate::region::Generation;
 use crate::region::table::word;
-use crate::region::{Generation, RawSpan};
 use crate::sync::{CellPtr, Ordering, cell_mut, mutated};
+use crossbeam_utils::CachePadded;
 use std::marker::PhantomData;
 
 /// A section on a channel: while it lives no grace period that began after it ends. Not `Send`.
 ///
 /// Dropping it rings: no descriptor leaves a section unrung.
 pub struct Pinned<'a, E: Engine> {
-    channel: &'a mut Channel<E>,
+    line: &'a Line,
+    fabric: &'a Shared,
+    core: &'a Core<E>,
+    rules: &'a Rules,
+    /// Room for the operands of a list.
+    operands: &'a mut Box<[Target]>,
     state: CellPtr<State<E>>,
     epoch: u64,
-    /// The channel accepts operations.
-    open: bool,
-    pushed: bool,
+    /// The owner word, read after the pin.
+    owner: u64,
+    /// [`touched`]: what the end of the section has to do.
+    pub(super) touched: u8,
     not_send: PhantomData<*mut ()>,
-}
-
-/// Confirm can't tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unconfirmable {
-    /// The engine has no checked read-back: only the end of a clean drain confirms.
-    #[error("the engine has no checked read-back")]
-    Engine,
-    /// More windows were written than the channel remembers.
-    #[error("too many windows were written since the last confirm")]
-    Windows,
-    /// A window that was written is revoked: what was written to it can't be confirmed any more.
-    #[error("a window that was written has been revoked")]
-    Revoked,
 }
 
 impl<'a, E: Engine> Pinned<'a, E> {
     #[inline(always)]
-    pub(super) fn new(channel: &'a mut Channel<E>, epoch: u64, open: bool) -> Self {
-        let state = channel.core.state.ptr();
-        Pinned { channel, state, epoch, open, pushed: false, not_send: PhantomData }
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a channel, so that each can stay in a register"
+    )]
+    pub(super) fn new(
+        line: &'a Line,
+        fabric: &'a Shared,
+        core: &'a Core<E>,
+        rules: &'a Rules,
+        operands: &'a mut Box<[Target]>,
+        state: CellPtr<State<E>>,
+        epoch: u64,
+        owner: u64,
+    ) -> Self {
+        let (touched, not_send) = (0, PhantomData);
+        Pinned { line, fabric, core, rules, operands, state, epoch, owner, touched, not_send }
     }
 
     #[inline(always)]
-    fn split(&mut self) -> (&mut State<E>, &Channel<E>) {
+    pub(super) fn split(&mut self) -> (&mut State<E>, Desk<'a>) {
+        let (state, desk, _) = self.split_all();
+        (state, desk)
+    }
+
+    #[inline(always)]
+    pub(super) fn split_all(&mut self) -> (&mut State<E>, Desk<'a>, &mut [Target]) {
+        let desk = Desk { line: self.line, fabric: self.fabric, meta: &self.core.meta, rules: self.rules };
         // SAFETY: 1. C1: this section is pinned and saw an owner word without TAKEN. 2. `Pinned` borrows the
         // channel mutably, so there is no second section on it, and `self` is borrowed for as long as the result.
-        (unsafe { cell_mut(&mut self.state) }, &*self.channel)
+        let state = unsafe { cell_mut(&mut self.state) };
+        (state, desk, self.operands)
     }
 
-    /// See [`Channel::line`].
+    /// Is it a section of the channel with this line?
     #[inline]
-    pub(crate) fn line(&self) -> &std::sync::Arc<crossbeam_utils::CachePadded<crate::epoch::Line>> {
-        self.channel.line()
+    pub(crate) fn is_of(&self, line: &CachePadded<Line>) -> bool {
+        std::ptr::eq(self.line, &**line)
     }
 
-    /// Checks and queues one operation. One load for each operand's region, its bounds, one descriptor. The
-    /// device sees it at the latest when the section ends.
-    #[inline]
+    /// The channel accepts operations.
+    #[inline(always)]
+    pub(super) fn is_open(&self) -> bool {
+        self.owner == owner::MINE
+    }
+
+    /// Checks and queues one operation. One load for each operand's region, one descriptor. The device sees it at the
+    /// latest when the section ends. In which order it runs: see [`OpKind::Fence`].
+    #[inline(always)]
     pub fn submit(&mut self, op: Op) -> Submit {
-        let (open, epoch) = (self.open, self.epoch);
-        let (state, channel) = self.split();
+        match self.try_submit(&op) {
+            Submit::Queued(ticket) => {
+                self.touched |= touched::PUSHED;
+                Submit::Queued(ticket)
+            }
+            refusal => self.refused(refusal),
+        }
+    }
+
+    /// Submits until one is not accepted: how many were, and the answer to the first that was not (which is taken out
+    /// of the iterator, and lost if it can't be had again).
+    #[inline]
+    pub fn submit_all(&mut self, ops: impl IntoIterator<Item = Op>) -> (usize, Option<Submit>) {
+        let mut accepted = 0;
+        for op in ops {
+            match self.submit(op) {
+                Submit::Queued(_) => accepted += 1,
+                refusal => return (accepted, Some(refusal)),
+            }
+        }
+        (accepted, None)
+    }
+
+    /// Counts an answer that is not `Queued`.
+    #[inline(always)]
+    pub(super) fn refused(&mut self, answer: Submit) -> Submit {
+        if !cfg!(tidegate_uncounted) {
+            self.touched |= touched::REFUSED;
+            self.split().0.ring.tally.refused(&answer);
+        }
+        answer
+    }
+
+    #[inline(always)]
+    fn try_submit(&mut self, op: &Op) -> Submit {
+        let (open, epoch) = (self.is_open(), self.epoch);
+        let (state, desk) = self.split();
         let ring = &mut state.ring;
-        let Some(engine) =
-            state.engine.as_mut().filter(|_| open && ring.last - (ring.oldest - 1) < ring.depth)
-        else {
-            return refuse(channel, open && state.engine.is_some());
+        let Some(engine) = state.engine.as_mut().filter(|_| open && ring.in_flight() < ring.depth) else {
+            return desk.refuse(open);
         };
+        let (from, to) = ((op.names >> 32) as u32, op.names as u32);
         let operation = match op.kind {
             OpKind::Copy => {
-                let from = match channel.check(&op.from, word::READ) {
-                    Ok(target) => target,
+                let from = match desk.check::<E>(from, op.from, op.len, desk.rules.read) {
+                    Ok(from) => from,
                     Err(answer) => return answer,
                 };
-                match channel.check(&op.to, word::WRITE) {
-                    Ok(to) if to.len == from.len => Operation::Copy { from, to },
-                    Ok(_) => return Submit::Denied(Flow::Bounds),
+                match desk.check::<E>(to, op.to, op.len, desk.rules.write) {
+                    Ok(to) => Operation::Copy { from, to },
                     Err(answer) => return answer,
                 }
             }
-            OpKind::Fill => match channel.check(&op.to, word::WRITE) {
-                Ok(to) => Operation::Fill { to, pattern: op.at },
+            OpKind::Fill => match desk.check::<E>(to, op.to, op.len, desk.rules.write) {
+                Ok(to) => Operation::Fill { to, pattern: op.from.start },
                 Err(answer) => return answer,
             },
-            OpKind::Read => match channel.check(&op.to, word::WRITE) {
-                Ok(to) => Operation::Read { at: op.at, to },
+            OpKind::Read => match desk.check::<E>(to, op.to, op.len, desk.rules.write) {
+                Ok(to) => Operation::Read { at: op.from.start, to },
                 Err(answer) => return answer,
             },
-            OpKind::Write => match channel.check(&op.from, word::READ) {
-                Ok(from) => Operation::Write { from, at: op.at },
+            OpKind::Write => match desk.check::<E>(from, op.from, op.len, desk.rules.read) {
+                Ok(from) => Operation::Write { from, at: op.to.start },
                 Err(answer) => return answer,
             },
             OpKind::Fence => Operation::Fence,
         };
-        match engine.push(ring.next_index(), &operation) {
+        let before = ring.last;
+        match engine.push(ring.index(before + 1), &operation) {
             Push::Taken => {}
             Push::Full => return Submit::Full,
             Push::Unsupported => return Submit::Denied(Flow::Unsupported),
@@ -106,102 +162,47 @@ impl<'a, E: Engine> Pinned<'a, E> {
                 ring.soil(to.region);
             }
         }
-        ring.counters.declassified += u64::from(op.declassified);
         if mutated("named-after-unpin") {
-            channel.fabric.epoch.leave(&channel.core.line, epoch);
+            desk.fabric.epoch.leave(desk.line, epoch);
         }
-        let ticket = ring.accept(op.from.index, op.to.index, op.cookie);
-        self.pushed = true;
-        Submit::Queued(ticket)
+        ring.tally.declassified(op.declassified);
+        ring.tally.submitted(op.names, (op.from.bits, op.to.bits), op.len, before);
+        Submit::Queued(ring.accept(op.names, op.cookie))
     }
 
     /// Takes completions, in the order the device gave them; returns how many were written to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self, out: &mut [Completion]) -> usize {
         if mutated("poll-outside-the-section") {
-            self.channel.fabric.epoch.leave(&self.channel.core.line, self.epoch);
+            self.fabric.epoch.leave(self.line, self.epoch);
         }
-        let (state, channel) = self.split();
+        let (state, _) = self.split();
         let mut n = 0;
         if state.ring.has_leftovers() {
             n = state.ring.take_leftovers(out);
         }
         if let (Some(engine), true) = (state.engine.as_mut(), n < out.len()) {
-            let mut sink = Sink { ring: &mut state.ring, out, n };
+            let mut sink = Sink::new(&mut state.ring, out, n);
             engine.retire(&mut sink);
-            n = sink.n;
+            let (all, oldest, bytes) = (sink.n, sink.oldest, sink.bytes);
+            state.ring.oldest = oldest;
             state.ring.advance();
-            // Release: a revoker that sees a ticket retired sees what its device did.
-            channel.core.line.oldest.store(state.ring.oldest, Ordering::Release);
+            state.ring.tally.ended((all - n) as u64, bytes);
+            n = all;
         }
+        state.ring.tally.polled(n);
+        self.touched |= touched::POLLED;
         n
     }
 
-    /// Queues a checked read-back of every window written since the last one. It completes once, with the worst
-    /// status of them; when that is `Done`, [`Channel::confirmed`] covers everything that had completed by now. `Queued(Ticket(0))`: nothing to do,
-    /// confirmed already moved.
-    ///
-    /// # Errors
-    /// [`Unconfirmable`].
-    pub fn confirm(&mut self) -> Result<Submit, Unconfirmable> {
-        if !E::CONFIRMS {
-            return Err(Unconfirmable::Engine);
-        }
-        let open = self.open;
-        let (state, channel) = self.split();
-        let Some(engine) = state.engine.as_mut().filter(|_| open) else {
-            return Ok(refuse(channel, false));
-        };
-        let ring = &mut state.ring;
-        if ring.is_lost() {
-            return Err(Unconfirmable::Revoked);
-        }
-        let windows = channel.core.names.dirty().ok_or(Unconfirmable::Windows)?;
-        let proves = ring.oldest - 1;
-        if windows.is_empty() {
-            ring.confirmed = ring.confirmed.max(proves);
-            return Ok(Submit::Queued(Ticket(0)));
-        }
-        let mut targets = Vec::with_capacity(windows.len());
-        for region in windows {
-            targets.push(channel.window(region).ok_or(Unconfirmable::Revoked)?);
-        }
-        if ring.last - (ring.oldest - 1) + targets.len() as u64 > ring.depth {
-            return Ok(Submit::Full);
-        }
-        let first = Ticket(ring.last + 1);
-        let mut refused = None;
-        for window in &targets {
-            match engine.push(ring.next_index(), &Operation::ReadBack { window: *window }) {
-                Push::Taken => ring.accept(window.region, NO_REGION, 0),
-                refusal => {
-                    refused = Some(refusal);
-                    break;
-                }
-            };
-        }
-        let last = Ticket(ring.last);
-        if last >= first {
-            // What did not fit whole proves nothing, and is nobody's to hear of.
-            ring.expect_confirm(first, last, proves, refused.is_some());
-        }
-        // What is written from now on soils anew, and keeps this confirm from calling its window clean.
-        ring.soiled = NO_REGION;
-        self.pushed |= last >= first;
-        match refused {
-            None => Ok(Submit::Queued(last)),
-            Some(Push::Unsupported) => Err(Unconfirmable::Engine),
-            Some(_) => Ok(Submit::Full),
-        }
-    }
-
     /// Rings the doorbell and leaves the section; the same as dropping it.
-    #[inline]
+    #[inline(always)]
     pub fn ring(self) {}
 
-    /// Counters so far.
+    /// Counters so far, this section's included.
     pub fn counters(&mut self) -> Counters {
-        self.split().0.ring.counters
+        let ring = &self.split().0.ring;
+        ring.tally.counters(ring.last)
     }
 
     pub(super) fn leftovers(&mut self, out: &mut [Completion]) -> usize {
@@ -210,52 +211,93 @@ impl<'a, E: Engine> Pinned<'a, E> {
 }
 
 impl<E: Engine> Drop for Pinned<'_, E> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let (pushed, epoch) = (self.pushed, self.epoch);
-        let (state, channel) = self.split();
-        if let (true, Some(engine)) = (pushed, state.engine.as_mut()) {
-            engine.doorbell();
+        if self.touched != 0 {
+            let touched = self.touched;
+            end(self.split().0, touched);
         }
-        let line = &*channel.core.line;
-        line.submitted.store(state.ring.last, Ordering::Relaxed);
-        channel.fabric.epoch.leave(line, epoch);
+        if !cfg!(tidegate_unchecked) {
+            self.fabric.epoch.leave(self.line, self.epoch);
+        }
     }
 }
 
-impl<E: Engine> Channel<E> {
+/// The end of a section that did something. Out of line, so that one that did nothing is two stores.
+#[inline(never)]
+fn end<E: Engine>(state: &mut State<E>, touched: u8) {
+    if touched & touched::PUSHED != 0 {
+        if let Some(engine) = state.engine.as_mut() {
+            engine.doorbell();
+        }
+    }
+    state.ring.tally.publish(touched, state.ring.last);
+}
+
+/// What operations are checked by.
+#[derive(Clone, Copy)]
+pub(super) struct Desk<'a> {
+    line: &'a Line,
+    fabric: &'a Shared,
+    meta: &'a Meta,
+    pub(super) rules: &'a Rules,
+}
+
+impl Desk<'_> {
     /// Resolves one operand. Everything that can change is in the slot's line, read after the pin.
     #[inline(always)]
-    fn check(&self, span: &RawSpan, right: u64) -> Result<Target, Submit> {
-        let Some(slot) = self.fabric.table.slot(span.index) else {
-            return Err(Submit::Denied(Flow::Domain));
-        };
-        // Acquire: the slot's place was written before its word went live.
-        let seen = slot.word.load(Ordering::Acquire);
-        let wrong = (seen ^ (span.bits | self.expect | right)) & (self.mask | right);
-        if wrong != 0 {
-            return Err(deny(seen, wrong));
-        }
-        match span.start.checked_add(span.len) {
-            Some(end) if span.len != 0 && end <= slot.len.load(Ordering::Relaxed) => {}
-            _ => return Err(Submit::Denied(Flow::Bounds)),
+    pub(super) fn check<E: Engine>(
+        &self,
+        region: u32,
+        at: Operand,
+        len: u64,
+        rule: Rule,
+    ) -> Result<Target, Submit> {
+        let slot = self.fabric.table.of(region);
+        let mut window = E::SPACE == AddressSpace::Device;
+        if !cfg!(tidegate_unchecked) {
+            // Relaxed: who has the handle knows that the slot was written (its maker did, and handed it on), and the
+            // slot is not written again before a grace period that waits for this section.
+            let seen = slot.word.load(Ordering::Relaxed);
+            let found = (seen ^ at.bits) & rule.mask;
+            if found != rule.expect {
+                return Err(deny(seen, found ^ rule.expect));
+            }
+            window &= seen & word::WINDOWS != 0;
         }
         let base = match E::SPACE {
             AddressSpace::Device => &slot.device,
             AddressSpace::Cpu => &slot.cpu,
         };
-        Ok(Target {
-            address: base.load(Ordering::Relaxed).wrapping_add(span.start),
-            len: span.len,
-            region: span.index,
-            window: seen & word::WINDOWS != 0,
-        })
+        let address = base.load(Ordering::Relaxed).wrapping_add(at.start);
+        Ok(Target { address, len, region, window })
+    }
+
+    /// All windows that the channel may write; `None` while one of them is being revoked.
+    pub(super) fn windows(&self) -> Option<Vec<Target>> {
+        let (table, rule) = (&self.fabric.table, self.rules.write);
+        let what = rule.mask & (word::DOMAIN | word::WINDOWS | word::WRITE);
+        let written = |r: &u32| table.of(*r).word.load(Ordering::Relaxed) & what == rule.expect & what;
+        table.windows().into_iter().filter(written).map(|region| self.fabric.window(region)).collect()
     }
 
     /// A live window by its slot.
-    fn window(&self, region: u32) -> Option<Target> {
+    pub(super) fn window(&self, region: u32) -> Option<Target> {
         self.fabric.window(region)
     }
+
+    #[inline(always)]
+    pub(super) fn refuse(&self, open: bool) -> Submit {
+        refuse(self.line, self.meta, open)
+    }
+}
+
+/// Full or closed?
+#[cold]
+#[inline(never)]
+fn refuse(line: &Line, meta: &Meta, open: bool) -> Submit {
+    let closing = line.owner.load(Ordering::Acquire) & (owner::CLOSING | owner::CLOSED) != 0;
+    if open && !closing { Submit::Full } else { Submit::Closed(meta.cause()) }
 }
 
 /// Which answer a failed check deserves.
@@ -271,15 +313,9 @@ fn deny(seen: u64, wrong: u64) -> Submit {
         Submit::Denied(Flow::Domain)
     } else if wrong & word::WINDOWS != 0 {
         Submit::Denied(Flow::Trust)
-    } else {
+    } else if wrong & (word::READ | word::WRITE) != 0 {
         Submit::Denied(Flow::Access)
+    } else {
+        Submit::Denied(Flow::Bounds)
     }
-}
-
-/// Full or closed?
-#[cold]
-#[inline(never)]
-fn refuse<E: Engine>(channel: &Channel<E>, open: bool) -> Submit {
-    let closing = channel.core.line.owner.load(Ordering::Acquire) & (owner::CLOSING | owner::CLOSED) != 0;
-    if open && !closing { Submit::Full } else { Submit::Closed(channel.core.meta.cause()) }
 }

@@ -1,10 +1,11 @@
 //! A channel in a revoker's hands.
 
-use super::{Core, Ended, Look, Meta, NO_REGION, Names, State, owner};
+use super::group::Kind;
+use super::{Core, Ended, Look, Meta, NO_REGION, Names, Published, State, owner};
 use crate::engine::{Cancel, Engine, Flush, Operation, Push, Sink, Target};
 use crate::epoch::{Epoch, Grace, Line, Lines};
 use crate::fabric::Kept;
-use crate::op::Completion;
+use crate::op::{Completion, Status};
 use crate::sync::{Ordering, cell_mut, mutated, order};
 use crossbeam_utils::CachePadded;
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ pub(crate) unsafe trait Erased: Send + Sync + Debug {
     fn line(&self) -> &Arc<CachePadded<Line>>;
     fn names(&self) -> &Names;
     fn meta(&self) -> &Meta;
+    fn published(&self) -> &Published;
     /// # Safety
     /// C1: the channel is taken by the caller.
     unsafe fn cancel(&self) -> Cancel;
@@ -66,7 +68,10 @@ impl<E: Engine> Core<E> {
     unsafe fn with<R>(&self, f: impl FnOnce(&mut State<E>) -> R) -> R {
         let mut ptr = self.state.ptr();
         // SAFETY: 1. the caller's promise: nobody else reaches the state now.
-        f(unsafe { cell_mut(&mut ptr) })
+        let state = unsafe { cell_mut(&mut ptr) };
+        let result = f(state);
+        state.ring.tally.publish_all(state.ring.last);
+        result
     }
 }
 
@@ -74,12 +79,15 @@ fn retire_all<E: Engine>(state: &mut State<E>) {
     let Some(engine) = state.engine.as_mut() else { return };
     let mut out = [Completion::EMPTY; 32];
     loop {
-        let mut sink = Sink { ring: &mut state.ring, out: &mut out, n: 0 };
+        let mut sink = Sink::new(&mut state.ring, &mut out, 0);
         engine.retire(&mut sink);
-        let n = sink.n;
+        let (n, oldest) = (sink.n, sink.oldest);
+        let bytes = sink.bytes;
         for completion in out.iter().take(n) {
             state.ring.stash(*completion);
         }
+        state.ring.oldest = oldest;
+        state.ring.tally.ended(0, bytes);
         if n < out.len() {
             break;
         }
@@ -97,6 +105,9 @@ unsafe impl<E: Engine> Erased for Core<E> {
     }
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+    fn published(&self) -> &Published {
+        &self.published
     }
     unsafe fn cancel(&self) -> Cancel {
         // SAFETY: 1. C1, by the caller.
@@ -125,13 +136,15 @@ unsafe impl<E: Engine> Erased for Core<E> {
                 let Some(engine) = state.engine.as_mut() else { return Flushing::Engine };
                 let ring = &mut state.ring;
                 // `depth + 1` entries: one is ours.
-                if ring.last - (ring.oldest - 1) > ring.depth {
+                if ring.in_flight() > ring.depth {
                     return Flushing::Waiting;
                 }
-                match engine.push(ring.next_index(), &Operation::ReadBack { window: *window }) {
+                let index = ring.index(ring.last + 1);
+                match engine.push(index, &Operation::ReadBack { window: *window }) {
                     Push::Taken => {
-                        let ticket = ring.accept(window.region, NO_REGION, 0);
-                        ring.expect_confirm(ticket, ticket, 0, true);
+                        let name = Names::member(Names::in_flight(window.region, NO_REGION));
+                        let ticket = ring.accept(name, 0);
+                        ring.group(1, 1, Kind::Silent, 0, Status::Done);
                         engine.doorbell();
                         Flushing::Queued(ticket.0)
                     }

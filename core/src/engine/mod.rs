@@ -10,7 +10,6 @@ pub mod uring;
 pub mod worker;
 
 use crate::op::OpKind;
-use crate::sync::Ordering;
 
 /// Which addresses an engine puts into its descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +89,22 @@ impl Operation {
     }
 }
 
+/// A checked list: bytes of several places as one operation. The pieces of both sides are in the order of the bytes;
+/// their lengths sum up to the same, their boundaries need not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListOperation<'a> {
+    /// [`OpKind::Copy`], [`OpKind::Read`] (then `from` is empty) or [`OpKind::Write`] (then `to` is empty).
+    pub kind: OpKind,
+    /// Sources.
+    pub from: &'a [Target],
+    /// Destinations.
+    pub to: &'a [Target],
+    /// Position in the medium.
+    pub at: u64,
+    /// Bytes in all.
+    pub len: u64,
+}
+
 /// Did a descriptor fit?
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +169,10 @@ pub unsafe trait Engine: Send + 'static {
     /// Can it run [`Operation::ReadBack`] in its queue? Then channels can confirm, and drains flush that way.
     const CONFIRMS: bool;
 
+    /// Do positions of its medium count bytes (a file), so that a list of reads or writes may be split into pieces at
+    /// `at`, `at` plus the first one's length, and so on? Not so where each operation is a unit (a packet).
+    const BYTE_ADDRESSED: bool = false;
+
     /// Operations in flight at most. The channel takes the smaller of this and its configured depth.
     fn depth(&self) -> u32;
 
@@ -161,6 +180,14 @@ pub unsafe trait Engine: Send + 'static {
     /// in [`Sink::complete`]. The fabric may add one read-back of its own to a full queue: answer [`Push::Full`] if
     /// it does not fit. Nothing is visible to the device before [`Engine::doorbell`].
     fn push(&mut self, index: u32, op: &Operation) -> Push;
+
+    /// Writes the descriptor of a whole list, for engines whose device takes one: scatter-gather. It completes once, with
+    /// `index`, the bytes of all of it and the worst of its outcomes. All or nothing: [`Push::Full`] leaves no part
+    /// behind. Engines that say [`Push::Unsupported`] (this list, or any) get the list as plain operations.
+    fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+        let _ = (index, op);
+        Push::Unsupported
+    }
 
     /// Makes all pushed descriptors visible. Called once at the end of a section that pushed.
     fn doorbell(&mut self);
@@ -200,11 +227,24 @@ pub struct Sink<'a> {
     pub(crate) ring: &'a mut crate::channel::Ring,
     pub(crate) out: &'a mut [crate::Completion],
     pub(crate) n: usize,
+    /// Of the ring, ahead of it until the poll ends. Behind is as good: only room is lost.
+    pub(crate) oldest: u64,
+    pub(crate) bytes: u64,
 }
 
-impl Sink<'_> {
+impl<'a> Sink<'a> {
+    #[inline(always)]
+    pub(crate) fn new(
+        ring: &'a mut crate::channel::Ring,
+        out: &'a mut [crate::Completion],
+        n: usize,
+    ) -> Self {
+        let oldest = ring.oldest;
+        Sink { ring, out, n, oldest, bytes: 0 }
+    }
+
     /// Completions that still fit.
-    #[inline]
+    #[inline(always)]
     pub fn room(&self) -> usize {
         self.out.len() - self.n
     }
@@ -212,23 +252,37 @@ impl Sink<'_> {
     /// Operation `index` ended, having moved `len` bytes. An index that is not in flight (a device that
     /// completes twice, or invents) is counted and dropped. Without [`Sink::room`] the completion is kept for the
     /// next poll, at the cost of an allocation.
-    #[inline]
+    #[inline(always)]
     pub fn complete(&mut self, index: u32, outcome: Outcome, len: u32) {
-        let Some(completion) = self.ring.complete(index, outcome, len) else { return };
+        let Some((ticket, cookie)) = self.ring.plain(index, &mut self.oldest) else {
+            let (n, bytes) = self.ring.unusual(index, outcome, len, self.out.get_mut(self.n));
+            self.n += n;
+            self.count(bytes);
+            return;
+        };
+        let status = self.ring.end(index, outcome);
+        self.count(len);
         match self.out.get_mut(self.n) {
             Some(slot) => {
-                *slot = completion;
+                // Field by field: a value that is put together on the stack first costs a stall here.
+                (slot.ticket, slot.cookie) = (ticket, cookie);
+                (slot.status, slot.len) = (status, len);
                 self.n += 1;
             }
-            None => self.ring.stash(completion),
+            None => self.ring.stash(crate::Completion { ticket, cookie, status, len }),
+        }
+    }
+
+    #[inline(always)]
+    fn count(&mut self, len: u32) {
+        if !cfg!(tidegate_uncounted) {
+            self.bytes += u64::from(len);
         }
     }
 
     /// Is this index in flight? For engines whose completions name it by other means.
     #[inline]
     pub fn in_flight(&self, index: u32) -> bool {
-        self.ring
-            .name(index)
-            .is_some_and(|name| crate::channel::Names::is_in_flight(name.load(Ordering::Relaxed)))
+        self.ring.is_in_flight(index)
     }
 }

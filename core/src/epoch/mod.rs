@@ -31,7 +31,7 @@ pub(crate) mod thread;
 pub(crate) use barrier::Barrier;
 pub use barrier::BarrierMode;
 pub(crate) use grace::{Grace, Lines};
-pub(crate) use thread::this_thread;
+pub(crate) use thread::{announce as announce_thread, this_thread};
 
 use crate::sync::{AtomicU64, Ordering, announce, full_fence, light_barrier, mutated, order};
 use crossbeam_utils::CachePadded;
@@ -50,10 +50,6 @@ pub(crate) struct Line {
     pub(crate) slot: AtomicU64,
     /// Whose the channel's state is: see [`crate::channel::owner`].
     pub(crate) owner: AtomicU64,
-    /// Tickets accepted so far; stored before the section is left.
-    pub(crate) submitted: AtomicU64,
-    /// Oldest ticket not retired.
-    pub(crate) oldest: AtomicU64,
     /// Thread of the last section ([`this_thread`]), so that a thread can tell its own.
     pub(crate) thread: AtomicU64,
     /// That thread in the kernel's words: see [`thread`].
@@ -67,8 +63,6 @@ impl Line {
         CachePadded::new(Line {
             slot: AtomicU64::new(OFFLINE),
             owner: AtomicU64::new(0),
-            submitted: AtomicU64::new(0),
-            oldest: AtomicU64::new(0),
             thread: AtomicU64::new(thread::NOBODY),
             kernel: AtomicU64::new(0),
             dead: AtomicU64::new(0),
@@ -129,10 +123,6 @@ impl Epoch {
     /// [`Barrier::needs_fence`].
     #[inline(always)]
     pub(crate) fn enter(&self, line: &Line, fenced: bool) -> u64 {
-        // In models a thread is who the model says (its own announcements are the model's).
-        if !cfg!(loom) && line.thread.load(Ordering::Relaxed) != this_thread() {
-            thread::announce(line);
-        }
         // Acquire: whoever announces the new epoch has seen the mark that came before the bump (E2).
         let epoch = self.now.load(order(Ordering::Acquire, "pin-epoch-relaxed"));
         announce(&line.slot, epoch | ACTIVE, order(Ordering::Release, "pin-store-relaxed"));

@@ -42,10 +42,11 @@ pub(crate) fn this_thread() -> u64 {
 }
 
 /// Writes into the line that this thread is the one that enters sections with it (E4). For the first line of a
-/// thread it asks the kernel who we are (gettid, and a read of /proc/thread-self/stat: some 10 us).
+/// thread it asks the kernel who we are (gettid, and a read of /proc/thread-self/stat: some 10 us). Returns the
+/// thread's number.
 #[cold]
 #[inline(never)]
-pub(crate) fn announce(line: &Line) {
+pub(crate) fn announce(line: &Line) -> u64 {
     if SERIAL.get() == 0 {
         SERIAL.set(SERIALS.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         KERNEL.set(kernel::whoami());
@@ -55,6 +56,7 @@ pub(crate) fn announce(line: &Line) {
     // Before the number: who reads ours reads this, or a later thread's.
     line.kernel.store(KERNEL.get(), Ordering::Relaxed);
     line.thread.store(SERIAL.get(), Ordering::Release);
+    SERIAL.get()
 }
 
 /// A line's thread, as the kernel knows it, at one moment.

@@ -5,12 +5,7 @@ use crate::epoch::{Barrier, BarrierMode, Epoch};
 use crate::region::table::{MAX_SLOTS, Table};
 use crate::sync::{AtomicU64, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
-
-/// Numbers the fabrics of a process, so that a handle of one is refused by another. It wraps after 255: a guard
-/// against mistakes; memory safety does not rest on it (bounds and addresses are the slot's own).
-static FABRICS: AtomicU8 = AtomicU8::new(1);
 
 /// Settings of a fabric.
 #[derive(Debug, Clone)]
@@ -37,7 +32,7 @@ impl Default for FabricBuilder {
 }
 
 impl FabricBuilder {
-    /// Region slots, at most 2^20. Default 4096, 64 bytes each.
+    /// Region slots, at most 2^20. Default 4096. 64 bytes each, of which only those that were ever used are backed.
     pub fn regions(mut self, slots: u32) -> Self {
         self.regions = slots.clamp(1, MAX_SLOTS);
         self
@@ -85,7 +80,7 @@ impl FabricBuilder {
     /// Builds it: registers the process for membarrier, starts the control thread.
     ///
     /// # Errors
-    /// The control thread could not be started.
+    /// The control thread could not be started, or the table of regions not mapped.
     pub fn build(self) -> std::io::Result<Fabric> {
         if self.emulate_tsm {
             tracing::warn!("the TSM is emulated: private windows are not protected");
@@ -93,7 +88,7 @@ impl FabricBuilder {
         Ok(Fabric {
             shared: Arc::new(Shared {
                 epoch: Epoch::new(Barrier::choose(self.barrier)),
-                table: Table::new(self.regions, FABRICS.fetch_add(1, Ordering::Relaxed)),
+                table: Table::open(self.regions)?,
                 control: Control::new(self.control.as_deref())?,
                 channels: Mutex::new(List::default()),
                 quarantine: Mutex::new(Vec::new()),

@@ -14,7 +14,7 @@ pub(crate) use control::{Control, Job};
 pub(crate) use quarantine::{Kept, Quarantined};
 pub use runs::Revocable;
 pub(crate) use runs::{Claim, Runs};
-pub use snapshot::{ChannelState, Snapshot};
+pub use snapshot::{ChannelState, RegionUse, Snapshot};
 pub use synchronize::Stalled;
 pub use totals::RevokeTotals;
 pub(crate) use totals::Totals;
@@ -147,7 +147,7 @@ impl Shared {
             let slot = self.table.slot(target.region);
             slot.is_some_and(|s| s.word.load(Ordering::Relaxed) & word::DOMAIN == of.domain)
         };
-        (0..self.table.capacity()).filter_map(|r| self.window(r)).filter(of_domain).collect()
+        self.table.windows().into_iter().filter_map(|r| self.window(r)).filter(of_domain).collect()
     }
 
     /// The owner dropped a channel.

@@ -106,7 +106,7 @@ impl Inbox {
     /// Costs one load for each submitter that sent nothing. A section of another channel than the inbox's forwards
     /// nothing.
     pub fn forward<E: Engine>(&mut self, section: &mut Pinned<'_, E>) -> usize {
-        if !Arc::ptr_eq(section.line(), &self.line) {
+        if !section.is_of(&self.line) {
             return 0;
         }
         if self.desk.arrived.load(Ordering::Relaxed) {
@@ -156,7 +156,7 @@ impl Inbox {
     /// rest in `out`: returns how many. 0 does not mean that nothing completed.
     pub fn poll<E: Engine>(&mut self, section: &mut Pinned<'_, E>, out: &mut [Completion]) -> usize {
         let n = section.poll(out);
-        if self.in_flight == 0 || !Arc::ptr_eq(section.line(), &self.line) {
+        if self.in_flight == 0 || !section.is_of(&self.line) {
             return n;
         }
         let mut kept = 0;

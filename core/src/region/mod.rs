@@ -5,6 +5,8 @@
 //! submitted, against the slot's current word, in one cache line.
 
 mod mapping;
+mod numbers;
+mod slots;
 pub(crate) mod table;
 
 pub use mapping::{Extent, MapError, Mapping};
@@ -211,18 +213,14 @@ impl<T: Tag> fmt::Debug for Handle<T> {
 }
 
 impl<T: Tag> Handle<T> {
-    /// The bytes `at` of the region; a value. Out of bounds is an answer of submit, not of this call.
-    #[inline]
+    /// The bytes `at` of the region; a value. Bounds are checked here, against the length that the handle carries
+    /// (T3); the answer to a span that is out of bounds or empty comes from submit.
+    #[inline(always)]
     pub fn span(self, at: Range<u64>) -> Span<T> {
-        Span {
-            raw: RawSpan {
-                index: self.index,
-                bits: self.bits,
-                start: at.start,
-                len: at.end.wrapping_sub(at.start),
-            },
-            tag: PhantomData,
-        }
+        let fits = (at.start < at.end && at.end <= self.len) || cfg!(tidegate_unchecked);
+        let bits = if fits { self.bits } else { self.bits | table::word::BEYOND };
+        let len = at.end.wrapping_sub(at.start);
+        Span { raw: RawSpan { index: self.index, bits, start: at.start, len }, tag: PhantomData }
     }
 
     /// Bytes of the region.
@@ -270,10 +268,6 @@ pub(crate) struct RawSpan {
     pub(crate) bits: u64,
     pub(crate) start: u64,
     pub(crate) len: u64,
-}
-
-impl RawSpan {
-    pub(crate) const NONE: RawSpan = RawSpan { index: crate::channel::NO_REGION, bits: 0, start: 0, len: 0 };
 }
 
 /// Access to a region's bytes, or its registration, was refused.

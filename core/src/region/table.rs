@@ -3,8 +3,10 @@
 use super::Class;
 #[cfg(all(test, not(loom)))]
 use super::Generation;
+use super::numbers::{self, Block};
+use super::slots::Slots;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Bit layout of a slot's word.
 ///
@@ -26,6 +28,8 @@ pub(crate) mod word {
     pub(crate) const WRITE: u64 = 1 << 8;
     /// It has an address in this process.
     pub(crate) const CPU: u64 = 1 << 9;
+    /// In a span only, never in a slot: it was made out of bounds, so no slot's word matches it.
+    pub(crate) const BEYOND: u64 = 1 << 6;
     /// It has an address in its domain.
     pub(crate) const DEVICE: u64 = 1 << 10;
     pub(crate) const ADDRESSES: u64 = CPU | DEVICE;
@@ -38,20 +42,17 @@ pub(crate) mod word {
     pub(crate) const GENERATION: u64 = !0 << GENERATION_SHIFT;
 }
 
-/// A slot that reaches this generation is retired rather than reused, so no handle ever becomes valid again.
-#[cfg(not(test))]
-const LAST_GENERATION: u32 = u32::MAX;
-#[cfg(test)]
-const LAST_GENERATION: u32 = 5;
-
 /// Slots of one fabric at most (the index rides in half a word beside each ring entry).
 pub(crate) const MAX_SLOTS: u32 = 1 << 20;
 
 /// What the hot path needs to know of a region.
 ///
 /// # Invariants
-/// `device`, `cpu` and `len` change only while `word` is not LIVE and a grace period has passed since it was, so
-/// a section that saw LIVE reads the values of that generation.
+/// - **T2** `device`, `cpu` and `len` change only while `word` is not LIVE and a grace period has passed since it
+///   was, so a section that saw LIVE reads the values of that generation.
+/// - **T3** A fabric's number, an index and a generation are given to one registration in the life of the process
+///   (see [`numbers`]): who finds them in a slot's word has a handle of what lies there now, and the length in the
+///   handle is the region's. So bounds are checked where a span is made, not at each submit.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Slot {
@@ -61,14 +62,11 @@ pub(crate) struct Slot {
     pub(crate) len: AtomicU64,
 }
 
+#[cfg(loom)]
 impl Slot {
-    fn empty() -> Slot {
-        Slot {
-            word: AtomicU64::new(0),
-            device: AtomicU64::new(0),
-            cpu: AtomicU64::new(0),
-            len: AtomicU64::new(0),
-        }
+    pub(super) fn empty() -> Slot {
+        let zero = || AtomicU64::new(0);
+        Slot { word: zero(), device: zero(), cpu: zero(), len: zero() }
     }
 }
 
@@ -98,8 +96,11 @@ pub(crate) enum Seen {
 /// All slots of a fabric.
 #[derive(Debug)]
 pub(crate) struct Table {
-    slots: Box<[Slot]>,
+    slots: Slots,
+    capacity: u32,
     fabric: u64,
+    /// It may have more generations than its first block; not in models and tests.
+    grows: bool,
     free: Mutex<Free>,
 }
 
@@ -109,40 +110,92 @@ struct Free {
     fresh: u32,
     /// Released slots, oldest first.
     reusable: VecDeque<u32>,
+    /// Windows, live or being revoked: what a drain looks through when a channel wrote too many to remember.
+    windows: BTreeSet<u32>,
+    /// Generations to give.
+    block: Block,
+    /// Highest generation given.
+    highest: u32,
+}
+
+impl Free {
+    /// The generation after `shown`, this slot's last. `None`: there is none left, and the slot is retired rather than
+    /// reused, so that no handle ever becomes valid again.
+    fn generation(&mut self, shown: u32, grows: bool) -> Option<u32> {
+        let mut next = shown.max(self.block.before).checked_add(1)?;
+        if next > self.block.last {
+            self.block = numbers::more(self.block.fabric).filter(|_| grows)?;
+            next = self.block.before + 1;
+        }
+        self.highest = self.highest.max(next);
+        Some(next)
+    }
 }
 
 impl Table {
-    /// A table of `capacity` slots (at most [`MAX_SLOTS`]). `fabric` tells handles of different fabrics apart.
-    pub(crate) fn new(capacity: u32, fabric: u8) -> Table {
-        Table {
-            slots: (0..capacity.clamp(1, MAX_SLOTS)).map(|_| Slot::empty()).collect(),
-            fabric: u64::from(fabric) << word::FABRIC_SHIFT,
-            free: Mutex::new(Free { fresh: 0, reusable: VecDeque::new() }),
-        }
+    /// A table of `capacity` slots (at most [`MAX_SLOTS`]) for a fabric of this process. One mmap; pages are backed
+    /// when their first region comes.
+    ///
+    /// # Errors
+    /// The mapping was refused; or the process has made more than a million fabrics that are alive or used up.
+    pub(crate) fn open(capacity: u32) -> std::io::Result<Table> {
+        let block =
+            numbers::take().ok_or_else(|| std::io::Error::other("no number is left for another fabric"))?;
+        Table::bounded(capacity, block, true)
     }
 
-    /// The slot of a handle; `None` only for a handle of a larger fabric.
+    /// With a number of the caller's choice, for models and tests.
+    #[cfg(test)]
+    pub(crate) fn new(capacity: u32, fabric: u8) -> Table {
+        Table::bounded(capacity, Block { fabric, before: 0, last: 1000 }, false).expect("a mapping")
+    }
+
+    fn bounded(capacity: u32, block: Block, grows: bool) -> std::io::Result<Table> {
+        let capacity = capacity.clamp(1, MAX_SLOTS);
+        let (reusable, windows) = (VecDeque::new(), BTreeSet::new());
+        Ok(Table {
+            slots: Slots::new(capacity)?,
+            capacity,
+            fabric: u64::from(block.fabric) << word::FABRIC_SHIFT,
+            grows,
+            free: Mutex::new(Free { fresh: 0, reusable, windows, block, highest: block.before }),
+        })
+    }
+
+    /// The slot of a handle. One of another fabric finds a slot too, whose word has another fabric's number.
     #[inline(always)]
+    pub(crate) fn of(&self, index: u32) -> &Slot {
+        self.slots.at(index)
+    }
+
+    /// A slot by its number.
     pub(crate) fn slot(&self, index: u32) -> Option<&Slot> {
-        self.slots.get(index as usize)
+        (index < self.capacity).then(|| self.slots.at(index))
     }
 
     /// Takes a slot, writes the place, then makes it live. `None`: all slots are taken or retired.
     pub(crate) fn publish(&self, place: Place) -> Option<(u32, u64)> {
-        let index = {
+        let (slot, index, generation) = {
             let mut free = lock(&self.free);
-            match free.reusable.pop_front() {
-                Some(index) => index,
-                None if (free.fresh as usize) < self.slots.len() => {
-                    free.fresh += 1;
-                    free.fresh - 1
+            loop {
+                let index = match free.reusable.pop_front() {
+                    Some(index) => index,
+                    None if free.fresh < self.capacity => {
+                        free.fresh += 1;
+                        free.fresh - 1
+                    }
+                    None => return None,
+                };
+                let slot = self.slots.at(index);
+                // Relaxed: the slot is not live, and whoever learns the new handle got it through something stronger.
+                let shown = (slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT) as u32;
+                let Some(generation) = free.generation(shown, self.grows) else { continue };
+                if place.class != Class::Host {
+                    free.windows.insert(index);
                 }
-                None => return None,
+                break (slot, index, u64::from(generation));
             }
         };
-        let slot = self.slot(index)?;
-        // Relaxed: the slot is not live, and whoever learns the new handle got it through something stronger.
-        let generation = (slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT) + 1;
         slot.device.store(place.device.unwrap_or(0), Ordering::Relaxed);
         slot.cpu.store(place.cpu.unwrap_or(0), Ordering::Relaxed);
         slot.len.store(place.len, Ordering::Relaxed);
@@ -218,16 +271,21 @@ impl Table {
         let mut free = lock(&self.free);
         for index in slots {
             let Some(slot) = self.slot(*index) else { continue };
-            let generation = slot.word.load(Ordering::Relaxed) >> word::GENERATION_SHIFT;
-            if generation < u64::from(LAST_GENERATION) {
-                free.reusable.push_back(*index);
+            if slot.word.load(Ordering::Relaxed) & word::WINDOWS != 0 {
+                free.windows.remove(index);
             }
+            free.reusable.push_back(*index);
         }
     }
 
     /// Slots there are.
     pub(crate) fn capacity(&self) -> u32 {
-        self.slots.len() as u32
+        self.capacity
+    }
+
+    /// Windows that are live or not yet recycled.
+    pub(crate) fn windows(&self) -> Vec<u32> {
+        lock(&self.free).windows.iter().copied().collect()
     }
 
     /// Address of a region in its domain; for a slot that is held (not recycled).
@@ -240,6 +298,16 @@ impl Table {
     pub(crate) fn generation(&self, index: u32) -> Generation {
         let bits = self.slot(index).map_or(0, |slot| slot.word.load(Ordering::Relaxed));
         Generation((bits >> word::GENERATION_SHIFT) as u32)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if self.grows {
+            let free = lock(&self.free);
+            // Nobody has a handle's region any more, but the handles may live: their generations stay used.
+            numbers::give_back(Block { before: free.highest.max(free.block.before), ..free.block });
+        }
     }
 }
 
@@ -258,13 +326,13 @@ mod tests {
     };
 
     #[test]
-    fn a_slot_fills_one_cache_line_at_most() {
-        assert!(size_of::<Slot>() <= 64);
+    fn a_slot_fills_one_cache_line() {
+        assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (64, 64));
     }
 
     #[test]
     fn handles_never_resurrect_and_a_slot_retires_before_its_generation_wraps() {
-        let table = Table::new(1, 1);
+        let table = Table::bounded(1, Block { fabric: 1, before: 0, last: 5 }, false).unwrap();
         let mut seen = Vec::new();
         while let Some((index, bits)) = table.publish(PLACE) {
             let live = table.slot(index).unwrap().word.load(Ordering::Relaxed);
@@ -274,7 +342,54 @@ mod tests {
             table.mark(index);
             table.recycle(index);
         }
-        assert_eq!(seen.len(), LAST_GENERATION as usize);
-        assert_eq!(table.generation(0), Generation(LAST_GENERATION));
+        assert_eq!(seen.len(), 5);
+        assert_eq!(table.generation(0), Generation(5));
+    }
+
+    #[test]
+    fn no_two_fabrics_of_a_process_give_the_same_handle() {
+        // More fabrics than there are numbers, dead ones and living ones, each with a region in the first slot.
+        let (mut seen, mut alive) = (std::collections::HashSet::new(), Vec::new());
+        for n in 0..1200 {
+            let table = Table::open(1).unwrap();
+            let handle = table.publish(PLACE).unwrap();
+            assert!(seen.insert(handle), "a handle of another fabric is good here");
+            if n % 2 == 0 {
+                alive.push(table);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fabric_that_used_its_generations_up_gets_later_ones() {
+        let mut table = Table::open(1).unwrap();
+        let mut last = 0;
+        for _ in 0..3 {
+            let (index, bits) = table.publish(PLACE).unwrap();
+            assert!(bits >> word::GENERATION_SHIFT > last);
+            last = bits >> word::GENERATION_SHIFT;
+            table.mark(index);
+            table.recycle(index);
+            lock(&table.free).block.last = last as u32;
+        }
+        table.grows = false;
+    }
+
+    #[test]
+    fn windows_are_found_without_a_scan_until_they_are_recycled() {
+        let table = Table::new(MAX_SLOTS, 1);
+        let window = Place { class: Class::SharedWindow, ..PLACE };
+        let (host, _) = table.publish(PLACE).unwrap();
+        let (a, _) = table.publish(window).unwrap();
+        let (b, _) = table.publish(window).unwrap();
+        table.mark(a);
+        assert_eq!((table.windows(), host), (vec![a, b], 0));
+        table.recycle(a);
+        table.mark(host);
+        table.recycle(host);
+        assert_eq!(table.windows(), [b]);
+        // As host memory it is no window any more.
+        assert_eq!(table.publish(PLACE).map(|(index, _)| index), Some(a));
+        assert_eq!(table.windows(), [b]);
     }
 }

@@ -49,13 +49,14 @@ fn a_revoked_region_is_stale_at_once_and_for_good_also_when_its_slot_is_reused()
     let old = world.host("old");
     let (handle, span) = (old.handle(), old.span());
     old.revoke(Cause::User, PATIENT).wait().unwrap();
-    assert_eq!(channel.pin().unwrap().submit(Op::fill(span, 1)), Submit::Stale(Generation(1)));
+    assert_eq!(channel.pin().unwrap().submit(Op::fill(span, 1)), Submit::Stale(handle.generation()));
     drop(old);
     // The slot comes back after all others had their turn.
+    let next = Generation(handle.generation().0 + 1);
     for n in 0..8 {
         let region = world.host(&format!("new {n}"));
-        if region.handle().generation() == Generation(2) {
-            assert_eq!(channel.pin().unwrap().submit(Op::fill(span, 1)), Submit::Stale(Generation(2)));
+        if region.handle().generation() == next {
+            assert_eq!(channel.pin().unwrap().submit(Op::fill(span, 1)), Submit::Stale(next));
             assert_ne!(region.handle(), handle);
             return;
         }

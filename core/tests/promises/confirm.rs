@@ -3,7 +3,7 @@
 use crate::common::{Mock, PATIENT, World, poll};
 use tidegate_core::drain::{FlushUsed, HeldWhy, Outcome as Ended};
 use tidegate_core::engine::{Flush, Outcome};
-use tidegate_core::{Cause, Op, Status, Submit, Ticket, Unconfirmable};
+use tidegate_core::{Cause, Channel, Op, Status, Submit, Ticket, Unconfirmable};
 
 #[test]
 fn confirmed_moves_only_by_a_checked_read_back() {
@@ -152,6 +152,43 @@ fn a_window_in_a_reused_slot_is_flushed_as_its_predecessor_was() {
 }
 
 #[test]
+fn more_windows_than_a_channel_remembers_are_all_read_back() {
+    let world = World::on(tidegate_core::Fabric::builder().manual().regions(32).build().unwrap());
+    let (mut channel, dev) = world.channel(32);
+    dev.set(|s| s.auto = true);
+    let windows: Vec<_> = (0..12).map(|n| world.window(&format!("w{n}"))).collect();
+    let write_all = |channel: &mut Channel<Mock>| {
+        for window in &windows {
+            let _ = channel.pin().unwrap().submit(Op::fill(window.span(), 1));
+        }
+        assert_eq!(poll(channel).len(), 12);
+    };
+    write_all(&mut channel);
+    let Ok(Submit::Queued(whole)) = channel.pin().unwrap().confirm() else { panic!("not queued") };
+    assert!(!dev.see(|s| s.posted.contains_key(&0)));
+    assert_eq!(
+        poll(&mut channel).iter().map(|c| (c.ticket, c.status)).collect::<Vec<_>>(),
+        [(whole, Status::Done)]
+    );
+    assert_eq!(channel.confirmed(), Ticket(12));
+    assert!(dev.see(|s| s.posted.is_empty()));
+    // It remembers again: one window, one read-back.
+    let _ = channel.pin().unwrap().submit(Op::fill(windows[3].span(), 1));
+    assert_eq!(poll(&mut channel).len(), 1);
+    assert_eq!(channel.pin().unwrap().confirm(), Ok(Submit::Queued(Ticket(26))));
+    assert_eq!(poll(&mut channel).len(), 1);
+    // Too many again, and one that is being revoked can't be read back.
+    write_all(&mut channel);
+    let revoke = windows[0].revoke(Cause::User, PATIENT);
+    assert_eq!(channel.pin().unwrap().confirm(), Err(Unconfirmable::Windows));
+    assert!(revoke.wait().unwrap().is_clean());
+    assert!(matches!(channel.pin().unwrap().confirm(), Ok(Submit::Queued(_))));
+    assert_eq!(poll(&mut channel).len(), 1);
+    assert_eq!(channel.confirmed(), Ticket(39), "12 more, and the read-back of the revoke");
+    world.assert_no_violation();
+}
+
+#[test]
 fn more_windows_than_a_channel_remembers_are_flushed_when_it_closes() {
     let world = World::on(tidegate_core::Fabric::builder().manual().regions(32).build().unwrap());
     let (mut channel, dev) = world.channel(32);
@@ -161,7 +198,6 @@ fn more_windows_than_a_channel_remembers_are_flushed_when_it_closes() {
         let _ = channel.pin().unwrap().submit(Op::fill(window.span(), 1));
     }
     assert_eq!(poll(&mut channel).len(), 12);
-    assert_eq!(channel.pin().unwrap().confirm(), Err(Unconfirmable::Windows));
     let quiet = world.nic.quiesce(Cause::Unbind, PATIENT).unwrap().wait().unwrap();
     assert!(quiet.report().is_clean(), "{:?}", quiet.report());
     assert_eq!(quiet.report().flushes.len(), 12);

@@ -264,7 +264,9 @@ impl Play {
 
     /// These drains have ended, with this report.
     fn over(&mut self, report: &Report, drains: &[usize]) {
-        assert_eq!(report.in_flight, report.drained + report.revoked + report.failed, "{report:?}");
+        let ended = report.drained + report.revoked + report.failed;
+        assert_eq!(report.in_flight, ended + report.left, "{report:?}");
+        assert!(report.left == 0 || !report.is_clean(), "{report:?}");
         for drain in drains {
             let held_up = self.model.is_held_up(*drain);
             let model = &mut self.model.drains[*drain];

@@ -19,7 +19,7 @@ pub(super) fn ring_or_skip(builder: Builder) -> Option<Uring> {
 
 use super::book::TRIES;
 use super::entry::{Medium, Place, SYNC};
-use crate::channel::Ring;
+use crate::channel::{Names, Ring};
 use crate::engine::Sink;
 use crate::op::{Completion, Status};
 
@@ -33,16 +33,16 @@ impl Owner {
 
     /// The index of the next operation, which `push` pushes.
     fn submit(&mut self, push: impl FnOnce(u32) -> Push) -> u32 {
-        let index = self.0.next_index();
+        let index = self.0.index(self.0.last + 1);
         assert_eq!(push(index), Push::Taken);
-        self.0.accept(1, 1, 0);
+        self.0.accept(Names::in_flight(1, 1), 0);
         index
     }
 
     /// What `retire` reported, with room for so many.
     fn poll(&mut self, room: usize, retire: impl FnOnce(&mut Sink<'_>)) -> Vec<Completion> {
         let mut out = vec![Completion::EMPTY; room];
-        let mut sink = Sink { ring: &mut self.0, out: &mut out, n: 0 };
+        let mut sink = Sink::new(&mut self.0, &mut out, 0);
         retire(&mut sink);
         let n = sink.n;
         out.truncate(n);
@@ -50,7 +50,7 @@ impl Owner {
     }
 
     fn spurious(&self) -> u64 {
-        self.0.counters.spurious
+        self.0.tally.counters(self.0.last).spurious
     }
 }
 

@@ -1,0 +1,442 @@
+//! What a channel counts, for whoever wants to look: kept by the owner as plain numbers, stored once a section.
+//!
+//! Everything published is an atomic that only the channel's possessor (C1) writes, so a reader costs the poller the
+//! cache line and nothing else. Nothing is ordered by it; the atomics are the standard library's also in the models.
+
+#[cfg(all(test, not(loom)))]
+use super::rows::Use;
+use super::rows::{self, Rows};
+use crate::op::{Flow, Status, Submit};
+use crate::region::RawSpan;
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// False only for the bench that tells what counting costs.
+const COUNTED: bool = !cfg!(tidegate_uncounted);
+
+/// What happened on a channel since it was made. Each only grows. At rest `submitted` is the sum of `done`,
+/// `device_errors`, `unconfirmed`, `unsupported`, `revoked`, `aborted` and what is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Operations accepted; a list or a confirm is one.
+    pub submitted: u64,
+    /// Completed with [`Status::Done`].
+    pub done: u64,
+    /// Completed with [`Status::Device`].
+    pub device_errors: u64,
+    /// Confirms completed with [`Status::Unconfirmed`].
+    pub unconfirmed: u64,
+    /// Lists completed with [`Status::Unsupported`].
+    pub unsupported: u64,
+    /// Completed with [`Status::Revoked`].
+    pub revoked: u64,
+    /// Completed with [`Status::Aborted`].
+    pub aborted: u64,
+    /// Bytes moved, as the device reports them with its completions.
+    pub bytes: u64,
+    /// Submits answered [`Submit::Full`].
+    pub full: u64,
+    /// Submits answered [`Submit::Stale`].
+    pub stale: u64,
+    /// Submits answered [`Submit::Closed`].
+    pub closed: u64,
+    /// Submits answered [`Submit::Denied`], by why.
+    pub denied: Denials,
+    /// Calls of poll.
+    pub polls: u64,
+    /// Of them, those that found nothing.
+    pub empty_polls: u64,
+    /// Doorbells rung; `submitted / doorbells` is the mean burst.
+    pub doorbells: u64,
+    /// Operations that used a declassified span.
+    pub declassified: u64,
+    /// Completions of the device that named nothing in flight: dropped.
+    pub spurious: u64,
+}
+
+/// Submits that were denied, by [`Flow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Denials {
+    /// [`Flow::Domain`].
+    pub domain: u64,
+    /// [`Flow::Trust`].
+    pub trust: u64,
+    /// [`Flow::Access`].
+    pub access: u64,
+    /// [`Flow::Bounds`].
+    pub bounds: u64,
+    /// [`Flow::Unsupported`].
+    pub unsupported: u64,
+    /// [`Flow::Pieces`].
+    pub pieces: u64,
+}
+
+/// Places in the arrays below.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Submitted,
+    Doorbells,
+    Declassified,
+    Done,
+    Bytes,
+    Polls,
+    Empty,
+    // Rare from here on.
+    DeviceErrors,
+    Unconfirmed,
+    Unsupported,
+    Revoked,
+    Aborted,
+    Full,
+    Stale,
+    Closed,
+    DeniedDomain,
+    DeniedTrust,
+    DeniedAccess,
+    DeniedBounds,
+    DeniedUnsupported,
+    DeniedPieces,
+    Spurious,
+}
+const ALL: usize = Of::Spurious as usize + 1;
+
+/// What any thread may read.
+#[derive(Debug)]
+pub(crate) struct Published {
+    counts: CachePadded<[AtomicU64; ALL]>,
+    pub(crate) rows: Rows,
+}
+
+impl Published {
+    /// The numbers as of the last section that counted something. What has ended is never more than what it says was
+    /// submitted.
+    pub(crate) fn read(&self) -> Counters {
+        // Acquire, and `submitted` last: it was stored before what ended was.
+        let mut counts: [u64; ALL] = std::array::from_fn(|n| self.counts[n].load(Ordering::Acquire));
+        counts[Of::Submitted as usize] = self.counts[Of::Submitted as usize].load(Ordering::Acquire);
+        Counters::from(&counts)
+    }
+}
+
+impl From<&[u64; ALL]> for Counters {
+    fn from(counts: &[u64; ALL]) -> Counters {
+        let of = |which: Of| counts[which as usize];
+        Counters {
+            submitted: of(Of::Submitted),
+            done: of(Of::Done),
+            device_errors: of(Of::DeviceErrors),
+            unconfirmed: of(Of::Unconfirmed),
+            unsupported: of(Of::Unsupported),
+            revoked: of(Of::Revoked),
+            aborted: of(Of::Aborted),
+            bytes: of(Of::Bytes),
+            full: of(Of::Full),
+            stale: of(Of::Stale),
+            closed: of(Of::Closed),
+            denied: Denials {
+                domain: of(Of::DeniedDomain),
+                trust: of(Of::DeniedTrust),
+                access: of(Of::DeniedAccess),
+                bounds: of(Of::DeniedBounds),
+                unsupported: of(Of::DeniedUnsupported),
+                pieces: of(Of::DeniedPieces),
+            },
+            polls: of(Of::Polls),
+            empty_polls: of(Of::Empty),
+            doorbells: of(Of::Doorbells),
+            declassified: of(Of::Declassified),
+            spurious: of(Of::Spurious),
+        }
+    }
+}
+
+/// What a section did that has to be stored at its end.
+pub(super) mod touched {
+    pub(crate) const PUSHED: u8 = 1;
+    pub(crate) const POLLED: u8 = 2;
+    pub(crate) const REFUSED: u8 = 4;
+}
+
+/// Operations in a row that name the same regions, in one section.
+#[derive(Debug)]
+struct Run {
+    /// What their entries say; [`NO_RUN`]: nothing is counted yet.
+    names: u64,
+    /// Last ticket before it.
+    before: u64,
+    bytes: u64,
+    /// Where the last run's regions are counted, for the next section.
+    keys: [u64; 2],
+    places: [usize; 2],
+}
+
+/// No operation names this.
+const NO_RUN: u64 = u64::MAX;
+
+/// The owner's numbers.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// As in [`Published`], but `Submitted` follows from the tickets.
+    counts: [u64; ALL],
+    /// Tickets that are no operation of the user's.
+    inner: u64,
+    /// Something rare happened since the rare ones were stored.
+    rare: bool,
+    run: Run,
+    published: Arc<Published>,
+}
+
+impl Tally {
+    pub(super) fn new() -> Tally {
+        let counts = CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)));
+        Tally {
+            counts: [0; ALL],
+            inner: 0,
+            rare: false,
+            run: Run { names: NO_RUN, before: 0, bytes: 0, keys: [0; 2], places: [0; 2] },
+            published: Arc::new(Published { counts, rows: Rows::new() }),
+        }
+    }
+
+    pub(super) fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// Exact as of now. `last`: the last ticket.
+    pub(crate) fn counters(&self, last: u64) -> Counters {
+        Counters { submitted: last - self.inner, ..Counters::from(&self.counts) }
+    }
+
+    #[cold]
+    fn rarely(&mut self, which: Of) {
+        self.counts[which as usize] += 1;
+        self.rare = true;
+    }
+
+    /// An operation on these regions, with the words of their handles, was accepted after ticket `before`.
+    #[inline(always)]
+    pub(super) fn submitted(&mut self, names: u64, (read, written): (u64, u64), len: u64, before: u64) {
+        if COUNTED {
+            if self.run.names != names {
+                self.begin_run(names, read, written, before);
+            }
+            self.run.bytes += len;
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn declassified(&mut self, is: bool) {
+        self.counts[Of::Declassified as usize] += u64::from(is);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_run(&mut self, names: u64, read: u64, written: u64, before: u64) {
+        self.end_run(before);
+        // Not the names alone: what lies in a slot in a later section may be another region.
+        let keys = rows::keys(names, [read, written]);
+        if self.run.keys != keys {
+            self.run.keys = keys;
+            self.run.places = keys.map(|key| self.published.rows.place(key));
+        }
+        (self.run.names, self.run.before) = (names, before);
+    }
+
+    /// Stores what the run counted.
+    #[inline]
+    fn end_run(&mut self, last: u64) {
+        if COUNTED && self.run.names != NO_RUN {
+            self.run.names = NO_RUN;
+            let (ops, bytes) = (last - self.run.before, std::mem::take(&mut self.run.bytes));
+            self.published.rows.count(self.run.places, ops, bytes);
+        }
+    }
+
+    /// Entries follow that are counted on their own, after ticket `last`.
+    pub(super) fn interrupt(&mut self, last: u64) {
+        self.end_run(last);
+        self.run.keys = [0; 2];
+    }
+
+    /// A span of a list; `side`: 0 it is read, 1 it is written.
+    pub(super) fn listed(&mut self, span: &RawSpan, side: usize) {
+        if COUNTED {
+            let mut places = [rows::NOWHERE; 2];
+            places[side] = self.published.rows.place(rows::key(span.index, span.bits));
+            self.published.rows.count(places, 1, span.len);
+        }
+    }
+
+    /// So many of the tickets given are no operations of the user's.
+    pub(super) fn grouped(&mut self, inner: u64) {
+        self.inner += inner;
+    }
+
+    /// `n` completions that the user gets came from the engine.
+    #[inline(always)]
+    pub(super) fn ended(&mut self, n: u64, bytes: u64) {
+        if COUNTED {
+            let done = &mut self.counts[Of::Done as usize];
+            *done = done.wrapping_add(n);
+            self.counts[Of::Bytes as usize] += bytes;
+        }
+    }
+
+    /// One of those (before or after it was counted) was not `Done`.
+    pub(super) fn not_done(&mut self, status: Status) {
+        if COUNTED {
+            let done = &mut self.counts[Of::Done as usize];
+            *done = done.wrapping_sub(1);
+        }
+        self.rarely(match status {
+            Status::Done => return,
+            Status::Device(_) => Of::DeviceErrors,
+            Status::Unconfirmed => Of::Unconfirmed,
+            Status::Unsupported => Of::Unsupported,
+            Status::Revoked => Of::Revoked,
+            Status::Aborted => Of::Aborted,
+        });
+    }
+
+    /// Ended by a revoker.
+    pub(super) fn withdrawn(&mut self, status: Status) {
+        self.rarely(if status == Status::Revoked { Of::Revoked } else { Of::Aborted });
+    }
+
+    pub(super) fn spurious(&mut self) {
+        self.rarely(Of::Spurious);
+    }
+
+    /// A submit was not accepted.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refused(&mut self, answer: &Submit) {
+        self.rarely(match answer {
+            Submit::Queued(_) => return,
+            Submit::Full => Of::Full,
+            Submit::Stale(_) => Of::Stale,
+            Submit::Closed(_) => Of::Closed,
+            Submit::Denied(Flow::Domain) => Of::DeniedDomain,
+            Submit::Denied(Flow::Trust) => Of::DeniedTrust,
+            Submit::Denied(Flow::Access) => Of::DeniedAccess,
+            Submit::Denied(Flow::Bounds) => Of::DeniedBounds,
+            Submit::Denied(Flow::Unsupported) => Of::DeniedUnsupported,
+            Submit::Denied(Flow::Pieces) => Of::DeniedPieces,
+        });
+    }
+
+    /// A poll handed out `n`.
+    #[inline(always)]
+    pub(super) fn polled(&mut self, n: usize) {
+        if COUNTED {
+            self.counts[Of::Polls as usize] += 1;
+            self.counts[Of::Empty as usize] += u64::from(n == 0);
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, which: Of, value: u64) {
+        // Release: who sees what ended sees that it was submitted.
+        self.published.counts[which as usize].store(value, Ordering::Release);
+    }
+
+    /// The end of a section that did something.
+    #[inline]
+    pub(super) fn publish(&mut self, touched: u8, last: u64) {
+        if COUNTED && touched & touched::PUSHED != 0 {
+            self.end_run(last);
+            self.counts[Of::Doorbells as usize] += 1;
+            self.store(Of::Submitted, last - self.inner);
+            for which in [Of::Doorbells, Of::Declassified] {
+                self.store(which, self.counts[which as usize]);
+            }
+        }
+        if COUNTED && touched & touched::POLLED != 0 {
+            for which in [Of::Done, Of::Bytes, Of::Polls, Of::Empty] {
+                self.store(which, self.counts[which as usize]);
+            }
+        }
+        if self.rare {
+            self.publish_all(last);
+        }
+    }
+
+    /// Everything; also by a revoker that has the channel.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publish_all(&mut self, last: u64) {
+        self.rare = false;
+        self.store(Of::Submitted, last - self.inner);
+        for (at, value) in self.published.counts.iter().zip(&self.counts).skip(1) {
+            at.store(*value, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::channel::{NO_REGION, Names};
+
+    #[test]
+    fn a_reader_never_sees_more_ended_than_submitted() {
+        let mut tally = Tally::new();
+        let published = tally.published().clone();
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stop = done.clone();
+        let reader = std::thread::spawn(move || {
+            let (mut before, mut rounds) = (Counters::default(), 0_u64);
+            while !stop.load(Ordering::Relaxed) || rounds == 0 {
+                let now = published.read();
+                assert!(now.done + now.device_errors <= now.submitted, "{now:?}");
+                assert!(now.done >= before.done && now.submitted >= before.submitted, "{before:?} {now:?}");
+                (before, rounds) = (now, rounds + 1);
+            }
+        });
+        for last in 1..200_000 {
+            tally.submitted(Names::in_flight(NO_REGION, 1), (0, 1 << 32), 8, last - 1);
+            tally.ended(1, 8);
+            if last % 7 == 0 {
+                tally.not_done(Status::Device(1));
+            }
+            tally.polled(1);
+            tally.publish(touched::PUSHED | touched::POLLED, last);
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn runs_count_what_they_name_and_a_reused_slot_is_another_region() {
+        let mut tally = Tally::new();
+        let names = Names::in_flight(3, 5);
+        let mut last = 0;
+        for words in [(1 << 32, 2 << 32), (1 << 32, 2 << 32), (1 << 32, 7 << 32)] {
+            for _ in 0..10 {
+                tally.submitted(names, words, 64, last);
+                last += 1;
+            }
+            tally.publish(touched::PUSHED, last);
+        }
+        let (mut rows, other) = tally.published().rows.read();
+        rows.sort_unstable();
+        let used = |read: (u64, u64), written: (u64, u64)| Use {
+            reads: read.0,
+            read_bytes: read.1,
+            writes: written.0,
+            written_bytes: written.1,
+        };
+        assert_eq!(
+            rows,
+            [
+                (3, 1, used((30, 1920), (0, 0))),
+                (5, 2, used((0, 0), (20, 1280))),
+                (5, 7, used((0, 0), (10, 640)))
+            ]
+        );
+        assert_eq!(other, Use::default());
+    }
+}
