@@ -73,8 +73,8 @@ pub enum MemoryError {
     },
     /// The memlock limit (RLIMIT_MEMLOCK) is in the way.
     #[error(
-        "{op} of {needed} bytes goes beyond the memlock limit of {limit} bytes ({used} in use): `ulimit -l {kib}` before \
-         the start, LimitMEMLOCK= in the systemd unit, memlock in /etc/security/limits.conf, or CAP_IPC_LOCK",
+        "{op} of {needed} bytes goes beyond the memlock limit of {limit} bytes ({used} in use): `ulimit -l {kib}` \
+         before the start, LimitMEMLOCK= in the systemd unit, memlock in /etc/security/limits.conf, or CAP_IPC_LOCK",
         kib = used.saturating_add(*needed).div_ceil(1024)
     )]
     Memlock {

@@ -10,8 +10,8 @@ pub(super) const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shme
 
 /// The memlock limit of this process and what counts against it.
 ///
-/// mlock charges it per process; iommufd's mappings and io_uring's registered buffers charge it per *user*, so what other
-/// processes of the user pinned counts too, which this can't see. With CAP_IPC_LOCK none of them is held to it.
+/// mlock charges it per process; iommufd's mappings and io_uring's registered buffers charge it per *user*, so what
+/// other processes of the user pinned counts too, which this can't see. With CAP_IPC_LOCK none of them is held to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Memlock {
@@ -138,7 +138,8 @@ mod tests {
         let short = shortage(&root, PageSize::M2, None, 8).unwrap();
         assert_eq!(
             short.to_string(),
-            "8 huge pages of 2 MiB are needed, 4 are free; as root: echo 14 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+            "8 huge pages of 2 MiB are needed, 4 are free; as root: echo 14 >\
+             /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
         );
         let node = shortage(&root, PageSize::M2, Some(NodeId(1)), 2).unwrap();
         let file = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages".to_owned();

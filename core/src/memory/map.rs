@@ -95,7 +95,8 @@ impl Map {
         // The kernel takes one bit less than it is told.
         let maxnode = mask.len() * bits + 1;
         let mode = libc::MPOL_BIND | libc::MPOL_F_STATIC_NODES;
-        // SAFETY: 1. the range is ours; `mask` holds `maxnode - 1` bits and outlives the call. 2. pages stay what they are.
+        // SAFETY: 1. the range is ours; `mask` holds `maxnode - 1` bits and outlives the call. 2. pages keep their
+        // bytes.
         match unsafe {
             libc::syscall(libc::SYS_mbind, self.start(), self.len, mode, mask.as_ptr(), maxnode, 0)
         } {
@@ -126,8 +127,8 @@ impl Map {
             status.clear();
             status.resize(pages.len(), i32::MIN);
             let (to, none) = (status.as_mut_ptr(), ptr::null::<i32>());
-            // SAFETY: 1. `pages` and `status` hold `pages.len()` entries each and outlive the call. 2. without a list of
-            // target nodes the kernel only looks (move_pages(2)).
+            // SAFETY: 1. `pages` and `status` hold `pages.len()` entries each and outlive the call. 2. without a list
+            // of target nodes the kernel only looks (move_pages(2)).
             let code =
                 unsafe { libc::syscall(libc::SYS_move_pages, 0, pages.len(), pages.as_ptr(), none, to, 0) };
             match (code, std::io::Error::last_os_error().raw_os_error()) {

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! The data is a plain copy, read once: no lock, no global. CPUs and devices that come later are in the next
-//! [`Topology::load`]. With the feature `numa` (on by default) hwloc reads it, which knows caches and quirks of platforms;
-//! without it a reader of sysfs does, which knows no caches. Both give the same nodes, CPUs and distances.
+//! [`Topology::load`]. With the feature `numa` (on by default) hwloc reads it, which knows caches and quirks of
+//! platforms; without it a reader of sysfs does, which knows no caches. Both give the same nodes, CPUs and distances.
 //!
 //! [`Topology::synthetic`] makes machines that are not there, for tests of choices:
 //!
