@@ -27,7 +27,7 @@ fn guest() -> Option<MutexGuard<'static, ()>> {
     static ALONE: Mutex<()> = Mutex::new(());
     if std::env::var_os("TIDEGATE_GUEST").is_none_or(|value| value != "1") {
         // Past the harness, which swallows what a passing test prints.
-        let line = b"skipped: not in the testbed guest (TIDEGATE_GUEST is not 1)\n";
+        let line = b"\nskipped: not in the testbed guest (TIDEGATE_GUEST is not 1)\n";
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
         return None;
     }

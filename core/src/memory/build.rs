@@ -187,8 +187,7 @@ impl MemoryBuilder {
         self.room(memory.len())?;
         memory.tried.push(why);
         // Neither is an error: without them the pages are plain, which is what the report is for. MADV_COLLAPSE makes
-        // huge pages of a file without any at once, by compacting memory if need be, where the policy allows huge
-        // pages; populating does the rest.
+        // huge pages at once, by compacting memory if need be, where the kernel lets it; populating does the rest.
         let _asked = memory.map.advise(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE");
         let _collapsed = memory.map.advise(libc::MADV_COLLAPSE, "MADV_COLLAPSE");
         memory.populate()?;

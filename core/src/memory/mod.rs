@@ -22,7 +22,7 @@
 //!   never swapped, one IOMMU entry each. What is missing is an error of `build`, with the file to write.
 //! * *transparent* (the second choice of `Try`): a memfd gets them only where
 //!   `/sys/kernel/mm/transparent_hugepage/shmem_enabled` allows it, which by default it does not; and the kernel may
-//!   split them. Since Linux 6.17 or so a refusal there holds for `MADV_COLLAPSE` too (seen on 6.18: EINVAL).
+//!   split them. `MADV_COLLAPSE` is refused there too (EINVAL on 6.18 and 7.3, the kernels tried).
 //! * *plain*: everything else.
 //!
 //! # Which node

@@ -149,7 +149,7 @@ fn a_child_does_not_inherit_it() {
     }
 }
 
-/// A line past the harness, which swallows what a passing test prints.
+/// A line of its own, past the harness, which swallows what a passing test prints.
 fn skip(reason: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {reason}\n").as_bytes());
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\nskipped: {reason}\n").as_bytes());
 }
