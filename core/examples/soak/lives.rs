@@ -1,6 +1,6 @@
 //! What everybody in the soak knows: which registrations are over, what was counted, what went wrong.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Registrations remembered at once; thousands are made before a number comes round.
 const LIVES: usize = 1 << 16;
@@ -91,6 +91,19 @@ pub(crate) fn wrong(what: Wrong, times: u64, how: impl FnOnce() -> String) {
 
 pub(crate) fn wrongs(what: Wrong) -> u64 {
     WRONGS[what as usize].load(Ordering::Relaxed)
+}
+
+/// Memory is freed after its revoke rather than used again, and what the soak notices does not stop it: for
+/// AddressSanitizer, which is to see it first.
+pub(crate) static BLIND: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_blind() -> bool {
+    BLIND.load(Ordering::Relaxed)
+}
+
+/// Has enough gone wrong to stop?
+pub(crate) fn is_over() -> bool {
+    all_wrongs() > 0 && !is_blind()
 }
 
 pub(crate) fn all_wrongs() -> u64 {

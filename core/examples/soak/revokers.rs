@@ -1,7 +1,7 @@
 //! Those who register, revoke and look at the memory.
 
 use crate::engines::{Buffer, LEN, Mapped, WORDS};
-use crate::lives::{DONE, Life, Rng, Wrong, add, wrong};
+use crate::lives::{DONE, Life, Rng, Wrong, add, is_blind, wrong};
 use crate::round::{Live, TARGETS, World, lock};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -164,7 +164,7 @@ fn revoke(world: &World, mine: &mut [Target], chosen: &[usize], rng: &mut Rng) {
         }
         live.life.end();
         target.words.check(live.life);
-        if rng.one_in(8) {
+        if is_blind() || rng.one_in(8) {
             // Freed, rather than used again at once.
             if let Some(words) = Words::new(live.device) {
                 target.words = words;

@@ -168,7 +168,7 @@ fn act(world: &Arc<World>, hard_stop: &Arc<HardStop>, length: Duration, limit: u
         s.spawn(|| others::come_and_go(world, 60));
         s.spawn(|| others::fail(world, hard_stop, 70));
         s.spawn(|| others::inbox(world, 80));
-        let enough = || DONE.operations.load(Ordering::Relaxed) >= limit || crate::lives::all_wrongs() > 0;
+        let enough = || DONE.operations.load(Ordering::Relaxed) >= limit || crate::lives::is_over();
         while begun.elapsed() < length && !enough() {
             std::thread::sleep(Duration::from_millis(2));
         }
