@@ -14,3 +14,4 @@ mod owner;
 mod quiesce;
 mod revoke;
 mod stall;
+mod scale;

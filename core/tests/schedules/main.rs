@@ -10,6 +10,7 @@ mod play;
 mod step;
 
 use proptest::prelude::*;
+use tidegate_core::BarrierMode;
 
 /// Schedules; `PROPTEST_CASES` asks for more or fewer.
 const CASES: u32 = 1000;
@@ -25,8 +26,9 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn every_schedule_keeps_to_the_model(steps in prop::collection::vec(step::step(), 1..120)) {
-        let mut play = play::Play::new();
+    fn every_schedule_keeps_to_the_model(steps in prop::collection::vec(step::step(), 1..120), fences: bool) {
+        let barrier = if fences { BarrierMode::Never } else { BarrierMode::Auto };
+        let mut play = play::Play::new(barrier);
         for step in &steps {
             play.step(step);
         }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use tidegate_core::drain::{Progress, Report};
 use tidegate_core::engine::{Operation, Outcome};
 use tidegate_core::{
-    Cause, ChannelConfig, Deadline, Gate, Op, Quiesce, Quiesced, Reach, Region, Revocation, Seat, Seized,
-    Shared, Status, Submit,
+    BarrierMode, Cause, ChannelConfig, Deadline, Fabric, Gate, Op, Quiesce, Quiesced, Reach, Region,
+    Revocation, Seat, Seized, Shared, Status, Submit,
 };
 
 struct Lane {
@@ -56,8 +56,9 @@ fn pick<T>(map: &BTreeMap<usize, T>, n: usize) -> Option<usize> {
 }
 
 impl Play {
-    pub(crate) fn new() -> Play {
-        let world = World::new();
+    pub(crate) fn new(barrier: BarrierMode) -> Play {
+        let fabric = Fabric::builder().barrier(barrier).manual().regions(8).build().unwrap();
+        let world = World::on(fabric);
         let gate = |name| {
             let stop = Arc::new(HardStop::default());
             Device { gate: world.fabric.gate(name, Some(stop.clone())), stop, quiesce: None, quiet: None }
