@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use tidegate_core::engine::cpu::Cpu;
+use tidegate_core::mpsc::{Answer, Inbox, InboxConfig, Sent};
 use tidegate_core::{
     Access, BarrierMode, Cause, ChannelConfig, Completion, Deadline, Fabric, Memory, Op, Status, Submit,
 };
@@ -82,4 +83,28 @@ fn pin_submit_poll_and_every_answer_allocate_nothing() {
         round(0);
         assert_eq!(allocations(|| (1..1000).for_each(|n| round(n * 16))), 0, "{barrier:?}");
     }
+}
+
+#[test]
+fn requests_of_other_threads_and_their_answers_allocate_nothing() {
+    let fabric = Fabric::builder().build().unwrap();
+    let memory = Memory::allocate("mpsc", 4096).unwrap();
+    let region = fabric.register(memory.backing(), Access::ReadWrite).unwrap();
+    let mut channel = fabric.channel(&fabric.poller("hot"), Cpu::new(16), ChannelConfig::depth(16)).unwrap();
+    let mut inbox = Inbox::new(&channel, InboxConfig::window(16));
+    let mut submitter = inbox.submitter();
+    let (mut out, mut answers) = ([Completion::EMPTY; 16], [Answer::EMPTY; 16]);
+    let mut round = |n: u64| {
+        for i in 0..16 {
+            assert_eq!(submitter.submit(Op::fill(region.span(), 1).cookie(n + i)), Sent::Queued);
+        }
+        assert_eq!(submitter.submit(Op::fence()), Sent::Full);
+        let mut section = channel.pin().unwrap();
+        assert_eq!(inbox.forward(&mut section), 16);
+        section.ring();
+        assert_eq!(inbox.poll(&mut channel.pin().unwrap(), &mut out), 0);
+        assert_eq!(submitter.poll(&mut answers), 16);
+    };
+    round(0);
+    assert_eq!(allocations(|| (1..1000).for_each(|n| round(n * 16))), 0);
 }

@@ -27,7 +27,7 @@ impl Log {
         self.0.lock().unwrap().clone()
     }
     pub fn count(&self, what: &str) -> usize {
-        self.all().iter().filter(|e| *e == what).count()
+        self.0.lock().unwrap().iter().filter(|e| *e == what).count()
     }
     /// Position of the first such entry.
     pub fn at(&self, what: &str) -> usize {
