@@ -110,3 +110,17 @@ hot_path_binary() {
         cargo build --release --locked --quiet --target "$host" -p tidegate-bench --bin hot-path) >&2
     printf '%s' "$target/$host/release/hot-path"
 }
+
+# loom_binary: builds core's tests for loom, once for models and mutations alike, and prints the program.
+loom_binary() {
+    local out
+    out=$(cd "$project" && RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_DEBUG=none CARGO_TARGET_DIR="$(target_directory)/loom" \
+        cargo test --locked --quiet --release --no-run --message-format=json -p tidegate-core --lib) || {
+        printf '%s\n' "$out" | tail -n 5 >&2
+        die "core's tests do not build for loom: RUSTFLAGS='--cfg loom' cargo test -p tidegate-core --lib --release --no-run"
+    }
+    printf '%s\n' "$out" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+# loom_models BINARY: the models in it, with their paths.
+loom_models() { "$1" --list 2>/dev/null | sed -n 's/^\(.*::model_[a-z_]*\): test$/\1/p'; }

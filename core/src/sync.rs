@@ -1,9 +1,10 @@
 //! Atomics, a lock and a cell: the standard library's, or loom's under `--cfg loom`, so that the modules that
 //! run in production are the modules that are model-checked; and the points at which `ci/mutate` weakens them.
 //!
-//! Two builds change what is compiled here, neither is a production build:
+//! Two builds change what is compiled here, neither is a production build; in both [`order`], [`full_fence`] and
+//! [`mutated`] look at `TIDEGATE_MUTATION`:
 //!
-//! * `--cfg loom`: loom's atomics. [`order`], [`full_fence`] and [`mutated`] look at `TIDEGATE_MUTATION`.
+//! * `--cfg loom`: loom's atomics.
 //! * `--cfg tidegate_tsan`: ThreadSanitizer knows neither fences nor membarrier. A section's [`announce`] and a
 //!   revoker's [`observe`] become read-modify-writes of the slot, which have one order: either the revoker's comes
 //!   second and sees the section, or the section's comes second, acquires the revoker's and so sees its mark. That
@@ -29,10 +30,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     }
 }
 
-/// Has this weakening been asked for? Only in a build for loom, where `TIDEGATE_MUTATION` names one for the whole
-/// process; elsewhere it is `false` when compiled. `ci/mutations/loom` lists all of them, each with the model that
-/// has to fail.
-#[cfg(not(loom))]
+/// Has this weakening been asked for? Only in a build for loom or ThreadSanitizer, where `TIDEGATE_MUTATION` names
+/// one for the whole process; elsewhere it is `false` when compiled. `ci/mutations/loom` lists all of them, each
+/// with the models that have to fail.
+#[cfg(not(any(loom, tidegate_tsan)))]
 #[inline(always)]
 pub(crate) const fn mutated(_: &'static str) -> bool {
     false
@@ -40,7 +41,7 @@ pub(crate) const fn mutated(_: &'static str) -> bool {
 
 /// As above; says once on stderr that the chosen one was reached, so that `ci/mutate` finds names that nothing
 /// reads.
-#[cfg(loom)]
+#[cfg(any(loom, tidegate_tsan))]
 pub(crate) fn mutated(name: &'static str) -> bool {
     // The standard library's: loom neither sees nor schedules them.
     static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -60,9 +61,17 @@ pub(crate) fn order(order: Ordering, mutation: &'static str) -> Ordering {
     if mutated(mutation) { Ordering::Relaxed } else { order }
 }
 
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref FENCES: AtomicU64 = AtomicU64::new(0);
+}
+
 /// A SeqCst fence; none under the mutation.
 #[inline(always)]
 pub(crate) fn full_fence(mutation: &'static str) {
+    // Loom switches threads at accesses only: this one makes the order of fences something to explore.
+    #[cfg(loom)]
+    FENCES.fetch_add(1, Ordering::Relaxed);
     if !mutated(mutation) {
         fence(Ordering::SeqCst);
     }
@@ -74,10 +83,7 @@ pub(crate) fn announce(slot: &AtomicU64, value: u64, order: Ordering) {
     #[cfg(not(tidegate_tsan))]
     slot.store(value, order);
     #[cfg(tidegate_tsan)]
-    {
-        let _ = order;
-        slot.swap(value, Ordering::AcqRel);
-    }
+    slot.swap(value, both(order));
 }
 
 /// Reads a slot that its owner [`announce`]s. A plain load (see the module's head for the other build).
@@ -86,10 +92,13 @@ pub(crate) fn observe(slot: &AtomicU64, order: Ordering) -> u64 {
     #[cfg(not(tidegate_tsan))]
     return slot.load(order);
     #[cfg(tidegate_tsan)]
-    {
-        let _ = order;
-        slot.fetch_add(0, Ordering::AcqRel)
-    }
+    slot.fetch_add(0, both(order))
+}
+
+/// The order of a read-modify-write that stands for an access of this order and the barrier beside it.
+#[cfg(tidegate_tsan)]
+fn both(order: Ordering) -> Ordering {
+    if order == Ordering::Relaxed { order } else { Ordering::AcqRel }
 }
 
 /// Orders the compiler, not the processor: the reader's half of an asymmetric barrier.

@@ -174,7 +174,8 @@ impl<'a, E: Engine> Pinned<'a, E> {
     #[inline(always)]
     pub fn poll(&mut self, out: &mut [Completion]) -> usize {
         if mutated("poll-outside-the-section") {
-            self.fabric.epoch.leave(self.line, self.epoch);
+            let epoch = &self.fabric.epoch;
+            epoch.leave(self.line, epoch.enter(self.line, false));
         }
         let (state, _) = self.split();
         let mut n = 0;

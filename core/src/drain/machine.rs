@@ -38,9 +38,12 @@ pub(crate) struct Drain {
     watch: Watch,
     /// Unfinished, with sections that may still act on what they saw before the mark.
     pub(super) grace: Option<Grace>,
-    /// Of a mutation: the channels there were before the bump.
+    /// Of a mutation: the channels there were before the mark.
     #[cfg(loom)]
     pub(super) early: Option<Channels>,
+    /// Of a mutation: the lines there were before the mark.
+    #[cfg(loom)]
+    lines: Option<Lines>,
     /// Of a mutation: the grace period was begun before the marks.
     #[cfg(loom)]
     pub(super) bumped: Option<Grace>,
@@ -91,7 +94,9 @@ impl Drain {
             watch: Watch::at(now),
             grace: None,
             #[cfg(loom)]
-            early: mutated("channels-read-before-the-bump").then(|| fabric.channels()),
+            early: mutated("channels-read-before-the-mark").then(|| fabric.channels()),
+            #[cfg(loom)]
+            lines: mutated("lines-read-before-the-mark").then(|| fabric.lines()),
             #[cfg(loom)]
             bumped: mutated("mark-after-bump").then(|| Grace::begin(&fabric.epoch, || fabric.lines())),
             stop_device: false,
@@ -108,9 +113,12 @@ impl Drain {
             // Release: a section that finds the channel closing finds the cause too. Also while another revoker has
             // it: it gives it back closing.
             let word = &channel.line().owner;
-            if !mutated("closing-lost") || word.load(Ordering::Relaxed) == owner::MINE {
-                word.fetch_or(owner::CLOSING, Ordering::Release);
+            if mutated("closing-lost") {
+                let _ =
+                    word.compare_exchange(owner::MINE, owner::CLOSING, Ordering::Release, Ordering::Relaxed);
+                continue;
             }
+            word.fetch_or(owner::CLOSING, Ordering::Release);
         }
         self.closing = closing;
         self.gate = gate;
@@ -120,8 +128,10 @@ impl Drain {
         );
         self.end(Phase::Gate);
         self.watch = Watch::at(self.phase_since);
-        let nobody = mutated("no-grace-period").then(Lines::default);
-        let grace = || Grace::begin(&self.fabric.epoch, || nobody.unwrap_or_else(|| self.fabric.lines()));
+        let lines = mutated("no-grace-period").then(Lines::default);
+        #[cfg(loom)]
+        let lines = self.lines.take().or(lines);
+        let grace = || Grace::begin(&self.fabric.epoch, || lines.unwrap_or_else(|| self.fabric.lines()));
         #[cfg(loom)]
         let grace = || self.bumped.take().unwrap_or_else(grace);
         self.stage = Stage::Grace(grace());

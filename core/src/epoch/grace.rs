@@ -42,14 +42,9 @@ impl Grace {
     /// Bumps the epoch, then takes the lines to wait for from `lines`. Call after the marks. No allocation of its
     /// own, no system call.
     pub(crate) fn begin(epoch: &Epoch, lines: impl FnOnce() -> Lines) -> Grace {
-        let (target, lines) = if mutated("lines-read-before-the-bump") {
-            let early = lines();
-            (epoch.bump(), early)
-        } else {
-            // A channel that is listed later than this saw the bump, and so the marks.
-            (epoch.bump(), lines())
-        };
-        Grace { target, lines, seen: 0, speed: Speed::Fast }
+        let target = epoch.bump();
+        // After the marks: a channel that is listed later than this sees them.
+        Grace { target, lines: lines(), seen: 0, speed: Speed::Fast }
     }
 
     /// Looks again. True when the grace period is over. Spins at most 2 us, makes at most one membarrier in the

@@ -43,11 +43,11 @@ fn model_slow() {
     });
 }
 
-/// A fabric of fences, an owner that goes on: either phase may end it.
+/// An owner that goes on: either phase may end it.
 #[test]
 fn model_both() {
     check(3, || {
-        let rig = Rig::new(Barrier::Fence, 1);
+        let rig = Rig::new(SLOW, 1);
         let (mut channel, op) = (rig.channel(), rig.op(0));
         let owner = thread::spawn(move || {
             run(&mut channel, op);
@@ -60,17 +60,17 @@ fn model_both() {
     });
 }
 
-fn register(barrier: Barrier, turns: usize) {
+fn register(barrier: Barrier) {
     check(3, move || {
         let rig = Rig::new(barrier, 1);
         let (mut channel, op) = (rig.channel(), rig.op(0));
         channel.park();
         let owner = thread::spawn(move || {
-            run(&mut channel, op);
+            submit(&mut channel, op);
             channel.park();
             channel
         });
-        rig.revoke(0, PATIENT, turns);
+        rig.revoke(0, PATIENT, 3);
         drop(owner.join().unwrap());
         rig.end();
     });
@@ -79,13 +79,13 @@ fn register(barrier: Barrier, turns: usize) {
 /// A parked channel comes back while a revoke runs: it is seen, or it sees the mark. No fence in its sections helps.
 #[test]
 fn model_register_fast() {
-    register(FAST, 3);
+    register(FAST);
 }
 
 /// The same in a fabric of fences.
 #[test]
 fn model_register_slow() {
-    register(Barrier::Fence, TO_THE_END);
+    register(Barrier::Fence);
 }
 
 /// Parked after its work, and back for more.
@@ -107,33 +107,34 @@ fn model_reuse_fast() {
     });
 }
 
-fn coalesce(barrier: Barrier, turns: usize) {
+fn coalesce(barrier: Barrier, other: fn(&Rig)) {
     check(2, move || {
         let rig = Rig::new(barrier, 2);
         let (mut channel, op) = (rig.channel(), rig.op(0));
         let owner = thread::spawn(move || {
             submit(&mut channel, op);
+            drop(channel.pin());
             channel
         });
         let second = rig.clone();
-        let other = thread::spawn(move || second.revoke(1, PATIENT, turns));
-        rig.revoke(0, PATIENT, turns);
+        let other = thread::spawn(move || other(&second));
+        rig.revoke(0, PATIENT, 2);
         other.join().unwrap();
         drop(owner.join().unwrap());
         rig.end();
     });
 }
 
-/// Two revokers, and an owner whose epochs are all that counts: neither may borrow the other's bump.
+/// A revoker, somebody else who wants a grace period, and an owner whose epochs are all that counts: neither may borrow the other's bump.
 #[test]
 fn model_coalesce_fast() {
-    coalesce(FAST, 2);
+    coalesce(FAST, |rig| rig.grace(1));
 }
 
 /// Two revokers share one barrier.
 #[test]
 fn model_coalesce_slow() {
-    coalesce(SLOW, 2);
+    coalesce(SLOW, |rig| rig.revoke(1, PATIENT, 1));
 }
 
 fn nest(barrier: Barrier, turns: usize) {

@@ -13,7 +13,7 @@ mod owner;
 use crate::channel::{Channel, ChannelConfig, Erased, Reach, Seat};
 use crate::drain::{Gate, Progress};
 use crate::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
-use crate::epoch::{Barrier, Epoch};
+use crate::epoch::{Barrier, Epoch, Grace};
 use crate::op::{Completion, Op, Status, Submit};
 use crate::region::{Access, Class, Extent, MapError, Mapping, Region};
 use crate::tag::Shared;
@@ -215,6 +215,18 @@ impl Rig {
                 return self.memory[region].reuse();
             }
             self.fabric.turn();
+            thread::yield_now();
+        }
+    }
+
+    /// A grace period for its own sake, in at most so many turns.
+    fn grace(&self, turns: usize) {
+        let shared = &self.fabric.shared;
+        let mut grace = Grace::begin(&shared.epoch, || shared.lines());
+        for _ in 0..turns {
+            if grace.turn(&shared.epoch) {
+                return;
+            }
             thread::yield_now();
         }
     }

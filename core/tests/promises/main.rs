@@ -13,5 +13,5 @@ mod force;
 mod owner;
 mod quiesce;
 mod revoke;
-mod stall;
 mod scale;
+mod stall;
