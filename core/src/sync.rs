@@ -43,14 +43,15 @@ pub(crate) const fn mutated(_: &'static str) -> bool {
 /// reads.
 #[cfg(any(loom, tidegate_tsan))]
 pub(crate) fn mutated(name: &'static str) -> bool {
-    // The standard library's: loom neither sees nor schedules them.
-    static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    static REACHED: std::sync::Once = std::sync::Once::new();
-    let hit = CHOSEN.get_or_init(|| std::env::var("TIDEGATE_MUTATION").unwrap_or_default()) == name;
-    if hit {
+    // The standard library's: loom neither sees nor schedules them. One a thread: ThreadSanitizer does not see into
+    // the standard library's own synchronisation.
+    thread_local!(static CHOSEN: String = std::env::var("TIDEGATE_MUTATION").unwrap_or_default());
+    static REACHED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    let hit = CHOSEN.try_with(|chosen| chosen == name).unwrap_or(false);
+    if hit && !REACHED.swap(true, std::sync::atomic::Ordering::Relaxed) {
         // Not eprintln: the test harness keeps that back.
-        let say = |line: &str| std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-        REACHED.call_once(|| drop(say(&format!("mutation reached: {name}\n"))));
+        let line = format!("mutation reached: {name}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     }
     hit
 }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Rounds with the barrier.
-const ROUNDS: u64 = 100_000;
+const ROUNDS: u64 = 30_000;
 /// Rounds without it at most, and violations that are enough.
-const ROUNDS_WITHOUT: u64 = 1_000_000;
+const ROUNDS_WITHOUT: u64 = 300_000;
 const ENOUGH: u64 = 10;
 /// Lines that the reader stores to before it pins.
 const BALLAST: usize = 24;
@@ -126,7 +126,7 @@ fn until(what: &AtomicU64, round: u64) -> bool {
             _ => spins += 1,
         }
         // Somebody else has the other CPU.
-        if spins % 10_000 == 0 {
+        if spins % 1_000 == 0 {
             std::thread::yield_now();
         }
         std::hint::spin_loop();

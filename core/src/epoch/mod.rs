@@ -25,6 +25,8 @@ mod grace;
 #[cfg(all(test, not(loom)))]
 mod litmus;
 #[cfg(all(test, not(loom)))]
+mod race;
+#[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod thread;
 

@@ -3,7 +3,7 @@ use crate::engine::cpu::Cpu;
 use crate::{Access, Cause, ChannelConfig, ChannelError, Deadline, Fabric, Memory};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 fn lines(n: usize, epoch: &Epoch) -> Lines {
     let line = |_| {
@@ -123,20 +123,16 @@ fn a_fabric_takes_1024_channels_and_not_one_more() {
     drop(make().unwrap());
 }
 
-/// Pollers register, work, park, come back and go, while revokers revoke: after each grace period no section that
-/// saw its region live is inside.
+/// Pollers register, work, park, come back and go, while a revoker revokes: every revoke ends clean, nobody is left.
 #[test]
-fn pollers_come_and_go_while_revokers_revoke() {
-    const REVOKES: u64 = if cfg!(tidegate_tsan) { 300 } else { 2_000 };
+fn pollers_come_and_go_while_a_revoker_revokes() {
     let fabric = Fabric::builder().regions(16).build().unwrap();
-    let revoked = AtomicU64::new(0);
-    let (stop, lives) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|s| {
         for n in 0..2 {
-            let (fabric, stop, lives) = (fabric.clone(), &stop, &lives);
+            let fabric = fabric.clone();
             s.spawn(move || {
                 let poller = fabric.poller(&format!("passer-by {n}"));
-                while !stop.load(Ordering::Relaxed) {
+                for _ in 0..40 {
                     let mut channel = fabric.channel(&poller, Cpu::new(4), ChannelConfig::depth(4)).unwrap();
                     for turn in 0..20 {
                         drop(channel.pin());
@@ -144,26 +140,20 @@ fn pollers_come_and_go_while_revokers_revoke() {
                             channel.park();
                         }
                     }
-                    lives.fetch_add(1, Ordering::Relaxed);
                     drop(channel);
                     std::thread::yield_now();
                 }
             });
         }
         let memory = Memory::allocate("passers-by", 4096).unwrap();
-        for _ in 0..REVOKES {
+        for _ in 0..100 {
             let region = fabric.register(memory.backing(), Access::ReadWrite).unwrap();
-            let report = region.revoke(Cause::User, Deadline::millis(20_000, 20_000)).wait().unwrap();
+            let report = region.revoke(Cause::User, Deadline::millis(60_000, 60_000)).wait().unwrap();
             assert!(report.is_clean(), "{report:?}");
-            revoked.fetch_add(1, Ordering::Relaxed);
         }
-        while lives.load(Ordering::Relaxed) < 10 {
-            std::thread::yield_now();
-        }
-        stop.store(true, Ordering::Relaxed);
     });
     while !fabric.inspect().channels.is_empty() {
         std::thread::yield_now();
     }
-    assert_eq!(revoked.load(Ordering::Relaxed), REVOKES);
+    assert_eq!(fabric.shared.lines().len(), 0);
 }
