@@ -61,9 +61,10 @@ fn run(barrier: Barrier) {
     let memory = Memory([UnsafeCell::new(0), UnsafeCell::new(0)]);
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
+        let mut readers = Vec::new();
         for line in lines.iter() {
             let (epoch, table, memory, stop) = (&epoch, &table, &memory, &stop);
-            s.spawn(move || {
+            readers.push(s.spawn(move || {
                 let slot = table.slot(0).unwrap();
                 for turn in 0_u64.. {
                     let section = epoch.enter(line, epoch.barrier().needs_fence());
@@ -81,7 +82,7 @@ fn run(barrier: Barrier) {
                         break;
                     }
                 }
-            });
+            }));
         }
         let slot = table.slot(0).unwrap();
         for round in 1..=ROUNDS {
@@ -95,6 +96,8 @@ fn run(barrier: Barrier) {
             slot.word.fetch_or(word::LIVE, Ordering::Release);
         }
         stop.store(true, Ordering::Relaxed);
+        // The sanitizer knows a join of a thread, not the end of a scope.
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
 }
 
@@ -116,7 +119,7 @@ fn a_channels_state_has_one_user_at_a_time() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
         let (owned, stop) = (&mut channel, &stop);
-        s.spawn(move || {
+        let owner = s.spawn(move || {
             let mut out = [Completion::EMPTY; 4];
             while !stop.load(Ordering::Relaxed) {
                 if let Ok(mut pinned) = owned.pin() {
@@ -136,5 +139,6 @@ fn a_channels_state_has_one_user_at_a_time() {
             assert!(taken.give_back().is_ok());
         }
         stop.store(true, Ordering::Relaxed);
+        owner.join().unwrap();
     });
 }
