@@ -19,7 +19,8 @@ use std::sync::Arc;
 /// Jobs done before the count of them is published, while more are waiting.
 const BATCH: u32 = 32;
 
-/// What the submitter wants; above these bits how often it wanted something.
+/// What the submitter wants; above these bits how often it has resumed, so that the answer to one order is never taken for
+/// the answer to a later one.
 const RUN: u64 = 0;
 const STOP: u64 = 1;
 const GONE: u64 = 2;
@@ -135,7 +136,7 @@ impl<J: Copy> Submitter<J> {
 
     fn want(&mut self, what: u64) -> bool {
         if self.order & WANT != what {
-            self.order = (self.order & !WANT) + (WANT + 1) + what;
+            self.order = (self.order & !WANT) | what;
             // Relaxed: the answer is what counts.
             self.lane.order.store(self.order, Ordering::Relaxed);
         }

@@ -183,3 +183,27 @@ fn model_worker_leave() {
         worker.join().unwrap();
     });
 }
+
+/// The answer to one stop is no answer to the next.
+#[test]
+fn model_worker_stop_again() {
+    loom::model(|| {
+        let memory = Memory::new(1);
+        let (mut submitter, server) = lane(1, u32::MAX);
+        let worker = serve(server, &memory, 2, 4);
+        let _ = submitter.stop();
+        thread::yield_now();
+        if submitter.stop() {
+            submitter.resume();
+            push(&mut submitter, &[0]);
+            for _ in 0..2 {
+                if submitter.stop() {
+                    memory.touch(0);
+                    break;
+                }
+                thread::yield_now();
+            }
+        }
+        worker.join().unwrap();
+    });
+}
