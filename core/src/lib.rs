@@ -107,6 +107,7 @@ mod model;
 pub mod mpsc;
 mod op;
 mod region;
+pub mod spsc;
 mod sync;
 mod tag;
 pub mod tdi;
