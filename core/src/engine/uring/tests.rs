@@ -355,3 +355,27 @@ fn a_sync_that_found_no_room_is_made_before_the_fence_ends() {
     assert_eq!(desk.result(SYNC, 0), None);
     assert!(!desk.book.has_ready() && desk.book.at_fence() && desk.book.wants_sync());
 }
+
+#[test]
+fn nothing_is_the_kernels_before_the_doorbell() {
+    for sqpoll in [false, true] {
+        let mut builder = Uring::builder().null();
+        if sqpoll {
+            builder = builder.sqpoll(SqPoll { idle: std::time::Duration::from_millis(1), cpu: None });
+        }
+        let Some(mut uring) = ring_or_skip(builder) else { return };
+        let mut owner = Owner::new();
+        for _ in 0..3 {
+            owner.submit(|index| uring.push(index, &Operation::Read { at: 0, to: NOWHERE }));
+        }
+        // What lies in the submission queue a thread of the kernel's may take.
+        assert_eq!(uring.book.waiting(), if uring.features.sqpoll { 0 } else { 3 });
+        assert_eq!(poll(&mut uring, &mut owner), []);
+        uring.doorbell();
+        let mut ended = Vec::new();
+        while ended.len() < 3 {
+            ended.extend(poll(&mut uring, &mut owner));
+        }
+        assert_eq!(ended, [Status::Done; 3]);
+    }
+}
