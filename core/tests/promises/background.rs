@@ -177,29 +177,3 @@ fn a_channel_dropped_under_a_forgotten_section_is_closed() {
     assert!(dev.see(|s| s.running.is_empty()));
     world.assert_no_violation();
 }
-
-#[test]
-fn racing_makers_do_not_pass_the_limit_together() {
-    for _ in 0..300 {
-        let world = World::on(tidegate_core::Fabric::builder().manual().channels(2).build().unwrap());
-        let start = std::sync::Barrier::new(4);
-        let made = std::thread::scope(|s| {
-            let makers: Vec<_> = (0..4)
-                .map(|_| {
-                    s.spawn(|| {
-                        let poller = world.fabric.poller("p");
-                        let engine = crate::common::Mock::<true>(world.dev());
-                        let seat = world.seat(tidegate_core::Reach::Shared);
-                        start.wait();
-                        world.fabric.place_channel(&poller, engine, Default::default(), seat)
-                    })
-                })
-                .collect();
-            makers.into_iter().filter_map(|maker| maker.join().unwrap().ok()).collect::<Vec<_>>()
-        });
-        assert_eq!(made.len(), 2);
-        drop(made);
-        while world.fabric.turn() {}
-        let _again = [world.channel(1), world.channel(1)];
-    }
-}

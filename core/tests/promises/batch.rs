@@ -1,10 +1,11 @@
 //! Batches: one mark, one drain, exact counts.
 
 use crate::common::{CANCEL, Dev, FORCE, Log, Mock, OnCancel, PATIENT, World, poll};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use tidegate_core::drain::{Phase, Progress};
 use tidegate_core::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
-use tidegate_core::{Access, Cause, ChannelConfig, Fabric, Memory, Op, Submit};
+use tidegate_core::{Access, Cause, ChannelConfig, ChannelError, Fabric, Memory, Op, Submit};
 
 #[test]
 fn counts_are_exact_over_channels_and_a_joiner_counts_nothing_twice() {
@@ -116,8 +117,9 @@ fn a_revoke_leaves_uninvolved_channels_undisturbed() {
     assert!(left.is_empty());
 }
 
-/// Completes when told to; of this process's memory.
-struct Later(Arc<Mutex<(Vec<u32>, bool)>>);
+/// Completes when told to; of this process's memory. The first time it is asked for its depth, while its channel is
+/// being made, it runs what it was given.
+struct Later(Arc<Mutex<(Vec<u32>, bool)>>, Cell<Option<Box<dyn FnOnce() + Send>>>);
 
 #[expect(unsafe_code, reason = "an engine that touches nothing")]
 // SAFETY: 1. it has no device, and touches no memory.
@@ -125,6 +127,9 @@ unsafe impl Engine for Later {
     const SPACE: AddressSpace = AddressSpace::Cpu;
     const CONFIRMS: bool = false;
     fn depth(&self) -> u32 {
+        if let Some(meanwhile) = self.1.take() {
+            meanwhile();
+        }
         8
     }
     fn push(&mut self, index: u32, _: &Operation) -> Push {
@@ -156,8 +161,9 @@ fn memory_of_a_dropped_region_stays_until_nothing_touches_it() {
     let weak = Arc::downgrade(&memory);
     drop(memory);
     let state = Arc::new(Mutex::new((Vec::new(), false)));
-    let mut channel =
-        fabric.channel(&fabric.poller("p"), Later(state.clone()), ChannelConfig::depth(8)).unwrap();
+    let mut channel = fabric
+        .channel(&fabric.poller("p"), Later(state.clone(), Cell::default()), ChannelConfig::depth(8))
+        .unwrap();
     assert!(matches!(channel.pin().unwrap().submit(Op::fill(region.span(), 1)), Submit::Queued(_)));
     // Dropped while its revoke runs, and while it is live.
     let revoke = region.revoke(Cause::User, PATIENT);
@@ -171,4 +177,23 @@ fn memory_of_a_dropped_region_stays_until_nothing_touches_it() {
     assert_eq!(poll(&mut channel).len(), 1);
     while fabric.turn() {}
     assert!(weak.upgrade().is_none(), "nobody's any more");
+}
+
+#[test]
+fn makers_do_not_pass_the_limit_together() {
+    let fabric = Fabric::builder().manual().channels(1).build().unwrap();
+    let other = fabric.clone();
+    let meanwhile = move || {
+        let engine = Later(Arc::default(), Cell::default());
+        let refused = other.channel(&other.poller("second"), engine, ChannelConfig::default());
+        assert!(matches!(refused, Err(ChannelError::Channels { channels: 1 })), "the first is being made");
+    };
+    let engine = Later(Arc::default(), Cell::new(Some(Box::new(meanwhile))));
+    let made = fabric.channel(&fabric.poller("first"), engine, ChannelConfig::default()).unwrap();
+    drop(made);
+    while fabric.turn() {}
+    // Its place is free again, once.
+    let again = |engine| fabric.channel(&fabric.poller("again"), engine, ChannelConfig::default());
+    let _held = again(Later(Arc::default(), Cell::default())).unwrap();
+    assert!(again(Later(Arc::default(), Cell::default())).is_err());
 }
