@@ -32,8 +32,6 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Running {
     drain: Mutex<Drain>,
-    /// It has no deadline: see [`Closing::patient`].
-    patient: bool,
     /// 1 when it has ended; read without the lock, which is held while it is turned.
     done: AtomicU64,
 }
@@ -52,10 +50,6 @@ impl Running {
 
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         lock(&self.drain).stalls()
-    }
-
-    pub(crate) fn is_patient(&self) -> bool {
-        self.patient
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -109,7 +103,6 @@ impl Revocation {
         let Closing { channels, gate, patient } = closing;
         let running = Arc::new(Running {
             drain: Mutex::new(Drain::new(fabric, why, by, patient)),
-            patient,
             done: AtomicU64::new(0),
         });
         // A quiesce ends only when nobody else has the device's channels in hand either.

@@ -115,7 +115,7 @@ fn a_section_that_found_a_region_live_reads_what_no_revoker_writes_with_fences()
 fn a_channels_state_has_one_user_at_a_time() {
     let fabric = Fabric::builder().manual().regions(1).build().unwrap();
     let mut channel = fabric.channel(&fabric.poller("owner"), Cpu::new(4), ChannelConfig::depth(4)).unwrap();
-    let erased: Arc<dyn Erased> = fabric.shared.channels().remove(0);
+    let erased: Arc<dyn Erased> = fabric.shared.channels()[0].clone();
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
         let (owned, stop) = (&mut channel, &stop);

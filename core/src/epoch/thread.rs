@@ -9,6 +9,9 @@
 //!   sees the slot of a section, after a barrier, sees the thread that is in it.
 //! - **E5** A serial number is dead only if the kernel said so: the thread is gone, a zombie, or its id is another
 //!   thread's (which started at another time). Every doubt says *alive*, which costs a stall and nothing else.
+//!
+//! A thread that returns, panics or exits between two calls of this library leaves the channel's state whole. One that
+//! is ended inside an engine's code leaves what that engine left.
 #![cfg_attr(
     not(loom),
     expect(unsafe_code, reason = "gettid and tgkill have no safe wrapper; core/tests/promises/dead.rs")

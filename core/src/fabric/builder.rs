@@ -63,7 +63,8 @@ impl FabricBuilder {
         self
     }
 
-    /// No control thread: [`Fabric::turn`] (and every wait) runs control work in the calling thread.
+    /// No control thread: [`Fabric::turn`] (and every wait) runs control work in the calling thread. (When the last
+    /// [`Fabric`] is dropped with something left to be ended, there is one.)
     pub fn manual(mut self) -> Self {
         self.control = None;
         self

@@ -1,9 +1,10 @@
 //! The control thread: system calls that may sleep, and drains that nobody waits for.
 
-use crate::drain::{Pause, Progress, Running};
+use crate::drain::{Progress, Running};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,8 +24,6 @@ struct Queue {
     carried: Vec<Arc<Running>>,
     /// Called now and then until it says that there is nothing left to look at.
     watch: Option<Watch>,
-    /// Manual, and nobody is left to turn it: who brings work does it.
-    unattended: bool,
     stop: bool,
 }
 
@@ -38,6 +37,8 @@ pub(crate) struct Control {
     inner: Arc<Inner>,
     thread: Mutex<Option<JoinHandle<()>>>,
     manual: bool,
+    /// No handle of the fabric is left.
+    alone: AtomicBool,
 }
 
 /// A task's result, when there is one.
@@ -72,7 +73,12 @@ impl Control {
                 Some(std::thread::Builder::new().name(name.to_owned()).spawn(move || inner.run())?)
             }
         };
-        Ok(Control { inner, manual: name.is_none(), thread: Mutex::new(thread) })
+        Ok(Control {
+            inner,
+            manual: name.is_none(),
+            alone: AtomicBool::new(false),
+            thread: Mutex::new(thread),
+        })
     }
 
     pub(crate) fn is_manual(&self) -> bool {
@@ -96,6 +102,7 @@ impl Control {
             let _ = result.set(Mutex::new(Some(task())));
         });
         guard(&self.inner.queue).tasks.push_back((op, task));
+        self.attend();
         self.inner.wake.notify_all();
         job
     }
@@ -106,23 +113,41 @@ impl Control {
         if !queue.carried.iter().any(|r| Arc::ptr_eq(r, &running)) {
             queue.carried.push(running);
         }
-        let unattended = queue.unattended;
         drop(queue);
-        if unattended { self.inner.finish() } else { self.inner.wake.notify_all() }
+        self.attend();
+        self.inner.wake.notify_all();
     }
 
-    /// The last handle of the fabric is gone. A manual one brings what it carries to its end here, and whatever is
-    /// dropped later in the thread that drops it: it would never be ended otherwise.
-    pub(crate) fn attend_to_itself(&self) {
-        if self.manual {
-            guard(&self.inner.queue).unattended = true;
-            self.inner.finish();
+    /// The last handle of the fabric is gone: nobody can turn a manual one any more.
+    pub(crate) fn leave_alone(&self) {
+        self.alone.store(true, Ordering::Release);
+        let queue = guard(&self.inner.queue);
+        let idle = queue.carried.is_empty() && queue.tasks.is_empty() && queue.watch.is_none();
+        drop(queue);
+        if !idle {
+            self.attend();
+        }
+    }
+
+    /// Starts the thread of a manual fabric that was left alone, once there is something to do.
+    fn attend(&self) {
+        if !self.manual || !self.alone.load(Ordering::Acquire) || cfg!(loom) {
+            return;
+        }
+        let mut thread = guard(&self.thread);
+        if thread.is_none() {
+            let inner = self.inner.clone();
+            match std::thread::Builder::new().name("tidegate".to_owned()).spawn(move || inner.run()) {
+                Ok(started) => *thread = Some(started),
+                Err(error) => tracing::error!(%error, "what is left of a manual fabric is ended by nobody"),
+            }
         }
     }
 
     /// Calls `watch` every 10 ms until it answers false; it takes the place of an earlier one. Keeps nobody waiting.
     pub(crate) fn watch(&self, watch: impl FnMut() -> bool + Send + 'static) {
         guard(&self.inner.queue).watch = Some(Box::new(watch));
+        self.attend();
         self.inner.wake.notify_all();
     }
 
@@ -167,15 +192,6 @@ impl Inner {
         // Unless a newer one came meanwhile.
         if queue.watch.is_none() {
             queue.watch = Some(watch);
-        }
-    }
-
-    /// Turns until nothing is left that can be ended. Every drain has a deadline; one that waits for an owner inside
-    /// its section has none, and is left to whoever comes next.
-    fn finish(&self) {
-        let mut pause = Pause::begin();
-        while self.turn() && guard(&self.queue).carried.iter().any(|running| !running.is_patient()) {
-            pause.once();
         }
     }
 

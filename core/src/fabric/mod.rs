@@ -237,9 +237,9 @@ fn is_of(channel: &Arc<dyn Erased>, device: &Gate) -> bool {
 /// The fabric. Cheap to clone; all clones are one fabric.
 ///
 /// Channels, regions and gates keep what they need of it: drop it whenever you like, and what lives goes on working.
-/// What is dropped later still ends in order: on the control thread, which ends with the last of them; or, if the
-/// fabric is manual ([`FabricBuilder::manual`]) and its last handle is gone, so that nobody can turn it any more, in
-/// the thread that drops it, which may take as long as the deadline of a dropped region (one second).
+/// What is dropped later still ends in order, on the control thread, which ends with the last of them. A manual fabric
+/// ([`FabricBuilder::manual`]) whose last handle is gone can be turned by nobody: it starts a control thread if then,
+/// or later, something is left to be ended.
 #[derive(Debug)]
 pub struct Fabric {
     pub(crate) shared: Arc<Shared>,
@@ -399,7 +399,7 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             // Nobody is left who could turn a manual fabric.
-            self.shared.control.attend_to_itself();
+            self.shared.control.leave_alone();
         }
     }
 }

@@ -106,20 +106,30 @@ fn the_last_reference_may_be_dropped_anywhere() {
 }
 
 #[test]
-fn what_outlives_a_manual_fabric_is_ended_by_whoever_drops_it() {
+fn what_outlives_a_manual_fabric_is_ended() {
     let world = World::new();
     let (channel, _dev) = world.channel(8);
     let (carried, region, log) = (world.host("carried"), world.host("r"), world.log.clone());
+    let ends = |what: &str| {
+        let begun = std::time::Instant::now();
+        while log.count(what) == 0 {
+            assert!(begun.elapsed().as_secs() < 20, "{what}: never");
+            std::thread::yield_now();
+        }
+    };
     drop(carried);
-    assert_eq!(log.count("carried freed"), 0);
     let second = world.fabric.clone();
     drop(world.fabric);
-    assert_eq!(log.count("carried freed"), 0, "the other handle can still turn it");
+    for _ in 0..1000 {
+        assert_eq!(log.count("carried freed"), 0, "the other handle can still turn it");
+        std::thread::yield_now();
+    }
     drop(second);
-    assert_eq!(log.count("carried freed"), 1);
+    ends("carried freed");
     drop(channel);
     drop(region);
-    assert_eq!((log.count("engine dropped"), log.count("r freed")), (1, 1));
+    ends("engine dropped");
+    ends("r freed");
 }
 
 #[test]

@@ -20,7 +20,8 @@ fn counts_are_exact_over_channels_and_a_joiner_counts_nothing_twice() {
         }
         let _ = pinned.submit(Op::fill(kept.span(), 1));
     }
-    let batch: Vec<_> = regions.iter().map(|r| r.revocable()).collect();
+    // In no order.
+    let batch: Vec<_> = regions.iter().rev().map(|r| r.revocable()).collect();
     let mut revoke = world.fabric.revoke(&batch, Cause::User, PATIENT);
     assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain));
     assert_eq!(revoke.report().in_flight, 9);

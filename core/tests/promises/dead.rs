@@ -8,12 +8,19 @@ use tidegate_core::{Cause, Channel, Op, Span, Status, Submit};
 /// A thread pins, submits, and ends without ever leaving its section; the channel is all that is left of it.
 fn die_pinned(mut channel: Channel<Mock>, span: Span<tidegate_core::Shared>) -> Channel<Mock> {
     let thread = std::thread::spawn(move || {
+        // PID/task/TID
+        let entry = std::fs::read_link("/proc/thread-self").unwrap();
         let mut pinned = channel.pin().unwrap();
         assert!(matches!(pinned.submit(Op::fill(span, 1).cookie(7)), Submit::Queued(_)));
         std::mem::forget(pinned);
-        channel
+        (channel, std::path::Path::new("/proc").join(entry))
     });
-    thread.join().unwrap()
+    let (channel, entry) = thread.join().unwrap();
+    // A join returns before the kernel has taken the thread off its lists.
+    while entry.exists() {
+        std::thread::yield_now();
+    }
+    channel
 }
 
 fn world() -> (World, Channel<Mock>, Dev) {
@@ -102,8 +109,6 @@ fn a_forced_revoke_asks_for_the_dead_before_it_gives_up() {
     let (world, channel, _dev) = world();
     let region = world.host("r");
     let channel = die_pinned(channel, region.span());
-    // The kernel may need a moment after the join.
-    assert!(world.fabric.synchronize(Duration::from_secs(3600)).is_ok());
     let report = region.revoke(Cause::User, crate::common::FORCE).wait().unwrap();
     assert_eq!((report.is_clean(), report.revoked), (true, 1), "{report:?}");
     drop(channel);
