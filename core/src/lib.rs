@@ -113,6 +113,13 @@ mod tag;
 pub mod tdi;
 pub mod topology;
 
+/// Of a build for ThreadSanitizer: what `ci/tsan` runs.
+#[cfg(tidegate_tsan)]
+#[doc(hidden)]
+pub fn races() {
+    epoch::race::all();
+}
+
 pub use cause::{Cause, Deadline};
 pub use channel::{
     Channel, ChannelConfig, Counters, Denials, Pinned, Reach, Seat, Seized, Unconfirmable, Use,

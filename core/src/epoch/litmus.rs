@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Rounds with the barrier.
-const ROUNDS: u64 = 30_000;
+const ROUNDS: u64 = 20_000;
 /// Rounds without it at most, and violations that are enough.
 const ROUNDS_WITHOUT: u64 = 300_000;
-const ENOUGH: u64 = 10;
+const ENOUGH: u64 = 3;
 /// Lines that the reader stores to before it pins.
 const BALLAST: usize = 24;
 

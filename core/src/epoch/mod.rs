@@ -24,8 +24,8 @@ mod barrier;
 mod grace;
 #[cfg(all(test, not(loom)))]
 mod litmus;
-#[cfg(all(test, not(loom)))]
-mod race;
+#[cfg(any(tidegate_tsan, all(test, not(loom))))]
+pub(crate) mod race;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod thread;

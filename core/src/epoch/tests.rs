@@ -126,7 +126,7 @@ fn a_fabric_takes_1024_channels_and_not_one_more() {
 /// Pollers register, work, park, come back and go, while a revoker revokes: every revoke ends clean, nobody is left.
 #[test]
 fn pollers_come_and_go_while_a_revoker_revokes() {
-    let fabric = Fabric::builder().regions(16).build().unwrap();
+    let fabric = Fabric::builder().regions(64).build().unwrap();
     std::thread::scope(|s| {
         for n in 0..2 {
             let fabric = fabric.clone();
