@@ -155,6 +155,7 @@ fn run(barrier: Barrier, rounds: u64, enough: u64) -> (u64, u64) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a skip, and what the run without the barrier saw")]
 fn litmus_no_section_outlives_its_grace_period_and_without_the_membarrier_some_do() {
     let barrier = Barrier::choose(BarrierMode::Auto);
     assert_eq!(run(barrier, ROUNDS, 1), (0, ROUNDS), "a section outlived its grace period");
