@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Rounds with the barrier.
-const ROUNDS: u64 = 20_000;
+const ROUNDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 100_000 };
 /// Rounds without it at most, and violations that are enough.
-const ROUNDS_WITHOUT: u64 = 300_000;
-const ENOUGH: u64 = 3;
+const ROUNDS_WITHOUT: u64 = 1_000_000;
+const ENOUGH: u64 = 10;
 /// Lines that the reader stores to before it pins.
 const BALLAST: usize = 24;
 
@@ -161,6 +161,11 @@ fn litmus_no_section_outlives_its_grace_period_and_without_the_membarrier_some_d
     assert_eq!(run(barrier, ROUNDS, 1), (0, ROUNDS), "a section outlived its grace period");
     if barrier != Barrier::Membarrier {
         println!("skipped: the kernel has no expedited membarrier");
+        return;
+    }
+    if cfg!(debug_assertions) {
+        // The store buffer is empty before so slow a revoker looks.
+        println!("skipped: the litmus needs an optimised build (ci/litmus)");
         return;
     }
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
