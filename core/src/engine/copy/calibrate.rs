@@ -108,8 +108,8 @@ impl Bench {
         at
     }
 
-    /// Between what a probe takes when the blocks are cached and when they are not: the geometric mean. `None` where
-    /// the two are too near each other to tell.
+    /// Half-way between what a probe takes when the block is cached and when it is not: right after non-temporal
+    /// stores a cached one may take a few times as long as else. `None` where the two are too near each other to tell.
     fn threshold(&mut self) -> Option<u64> {
         let at = self.flushed();
         let mut cold = self.probes(at);
@@ -122,7 +122,7 @@ impl Bench {
         hot.sort_unstable();
         cold.sort_unstable();
         let (hot, cold) = (hot[hot.len() / 2].max(1), cold[cold.len() / 2]);
-        (cold > 2 * hot).then(|| (hot.saturating_mul(cold)).isqrt())
+        (cold > 2 * hot).then(|| hot.midpoint(cold))
     }
 
     /// Ticks of the probes of the part at `at`, 8 KiB each.

@@ -22,7 +22,7 @@ pub(super) unsafe fn plain(from: *const u8, to: *mut u8, len: usize) {
 /// # Safety
 /// K1.
 #[inline(always)]
-unsafe fn step(from: *const u8, to: *mut u8, by: usize) -> (*const u8, *mut u8) {
+unsafe fn step_on(from: *const u8, to: *mut u8, by: usize) -> (*const u8, *mut u8) {
     // SAFETY: 1. K1 for at least `by` bytes.
     let from = unsafe { from.add(by) };
     // SAFETY: 1. K1 for at least `by` bytes.
@@ -37,7 +37,7 @@ fn head(to: *const u8, len: usize) -> usize {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::{LINE, STRIDE, plain, step};
+    use super::{LINE, STRIDE, plain, step_on};
     use std::arch::asm;
 
     /// `rep movsb`: microcode moves whole lines where the CPU has "enhanced rep movsb".
@@ -53,12 +53,13 @@ pub(super) mod x86 {
         }
     }
 
-    /// Copies `lines` lines in each of four streams `stride` bytes apart, past the caches.
-    type Streams = unsafe fn(*const u8, *mut u8, usize, usize);
+    /// Copies four lines `stride` bytes apart, `times` times, each time `step` bytes further on, past the caches.
+    type Streams = unsafe fn(*const u8, *mut u8, usize, usize, usize);
 
     /// # Safety
-    /// K1 for `3 * stride + lines * 64` bytes; AVX-512F; `to` and `stride` are multiples of 64; `lines > 0`.
-    unsafe fn streams512(from: *const u8, to: *mut u8, stride: usize, lines: usize) {
+    /// K1 for `3 * stride + (times - 1) * step + 64` bytes; AVX-512F; `to`, `stride` and `step` are multiples of 64;
+    /// `times > 0`.
+    unsafe fn streams512(from: *const u8, to: *mut u8, stride: usize, step: usize, times: usize) {
         let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
         // SAFETY: 1. the caller's promises: all loads and stores are inside the four streams. 2. xmm0-3 name the
         // whole registers; `vzeroupper` leaves no dirty upper halves.
@@ -73,16 +74,16 @@ pub(super) mod x86 {
                 "vmovntdq [{d} + {k}], zmm1",
                 "vmovntdq [{d} + 2*{k}], zmm2",
                 "vmovntdq [{d3}], zmm3",
-                "add {s}, 64",
-                "add {s3}, 64",
-                "add {d}, 64",
-                "add {d3}, 64",
+                "add {s}, {p}",
+                "add {s3}, {p}",
+                "add {d}, {p}",
+                "add {d3}, {p}",
                 "dec {n}",
                 "jnz 2b",
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, n = inout(reg) lines => _,
+                k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 options(nostack),
             );
@@ -91,7 +92,7 @@ pub(super) mod x86 {
 
     /// # Safety
     /// As [`streams512`], with AVX2.
-    unsafe fn streams256(from: *const u8, to: *mut u8, stride: usize, lines: usize) {
+    unsafe fn streams256(from: *const u8, to: *mut u8, stride: usize, step: usize, times: usize) {
         let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
         // SAFETY: 1. as in `streams512`, two halves a line.
         unsafe {
@@ -113,16 +114,16 @@ pub(super) mod x86 {
                 "vmovntdq [{d} + 2*{k} + 32], ymm5",
                 "vmovntdq [{d3}], ymm6",
                 "vmovntdq [{d3} + 32], ymm7",
-                "add {s}, 64",
-                "add {s3}, 64",
-                "add {d}, 64",
-                "add {d3}, 64",
+                "add {s}, {p}",
+                "add {s3}, {p}",
+                "add {d}, {p}",
+                "add {d3}, {p}",
                 "dec {n}",
                 "jnz 2b",
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, n = inout(reg) lines => _,
+                k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
                 options(nostack),
@@ -137,16 +138,22 @@ pub(super) mod x86 {
         // SAFETY: 1. K1: `head <= len`.
         unsafe { plain(from, to, head) };
         // SAFETY: 1. K1: `head <= len`.
-        let (mut from, mut to) = unsafe { step(from, to, head) };
+        let (mut from, mut to) = unsafe { step_on(from, to, head) };
         let mut left = len - head;
+        // A page each for the four while there are four, then one after the other.
         while left >= 4 * LINE {
-            let stride = if left >= 4 * STRIDE { STRIDE } else { (left / 4) & !(LINE - 1) };
-            // SAFETY: 1. K1: `4 * stride <= left`. 2. `to` is at a line, and stays so: strides are whole lines, at
-            // least one. 3. the caller's promise of the CPU.
-            unsafe { streams(from, to, stride, stride / LINE) };
-            // SAFETY: 1. K1: `4 * stride <= left`.
-            (from, to) = unsafe { step(from, to, 4 * stride) };
-            left -= 4 * stride;
+            let (stride, step, times) = if left >= 4 * STRIDE {
+                (STRIDE, LINE, STRIDE / LINE)
+            } else {
+                (LINE, 4 * LINE, left / (4 * LINE))
+            };
+            let moved = times * 4 * LINE;
+            // SAFETY: 1. K1: `moved <= left`, and that is what the four cover. 2. `to` is at a line, and stays so.
+            // 3. the caller's promise of the CPU.
+            unsafe { streams(from, to, stride, step, times) };
+            // SAFETY: 1. K1: `moved <= left`.
+            (from, to) = unsafe { step_on(from, to, moved) };
+            left -= moved;
         }
         // SAFETY: 1. K1: what is left.
         unsafe { plain(from, to, left) };

@@ -19,7 +19,8 @@ pub struct CpuConfig {
     /// Operations in flight at most. Default 256.
     pub depth: u32,
     /// Bytes moved in one turn: at the end of a section that submitted, and in each poll. It bounds how long a
-    /// section is, and so how long a revoke waits for one. Whole pages, at least one. Default 32 KiB.
+    /// section is. A revoke past its `cancel` deadline waits for at most two sections and then takes one turn itself
+    /// (it looks what has completed). Whole pages, at least one. Default 32 KiB.
     pub chunk: u64,
     /// What copies. Default [`Copier::calibrated`].
     pub copier: Copier,

@@ -108,7 +108,8 @@ fn one_thread_serves_several_engines() {
 fn a_dropped_engine_touches_nothing_any_more() {
     let mut bytes = vec![0_u8; 8 << 20];
     for _ in 0..20 {
-        let mut worker = worker(64 << 10);
+        // A turn long enough to be noticed.
+        let mut worker = worker(64 << 20);
         let to =
             Target { address: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, region: 0, window: false };
         for index in 0..8 {
