@@ -267,7 +267,8 @@ impl<E: Engine> Channel<E> {
         let (line, fabric): (&Line, &Shared) = (&self.line, &self.fabric);
         let early = mutated("owner-read-before-pin").then(|| line.owner.load(Ordering::Acquire));
         let epoch = if self.ready != this_thread() {
-            enter_slow(fabric, line, &mut self.parked, self.fenced, &mut self.ready)
+            // By the pointers as they lie there: what only this arm needs is computed in it.
+            enter_slow(&self.fabric, &self.line, &mut self.parked, self.fenced, &mut self.ready)
         } else if cfg!(tidegate_unchecked) {
             0
         } else {
@@ -363,7 +364,13 @@ impl<E: Engine> Channel<E> {
 /// The arm of `pin` for fenced fabrics, parked channels and another thread than last time.
 #[cold]
 #[inline(never)]
-fn enter_slow(fabric: &Shared, line: &Line, parked: &mut bool, fenced: bool, ready: &mut u64) -> u64 {
+fn enter_slow(
+    fabric: &Arc<Shared>,
+    line: &Arc<CachePadded<Line>>,
+    parked: &mut bool,
+    fenced: bool,
+    ready: &mut u64,
+) -> u64 {
     if *parked {
         fabric.epoch.register(line);
         *parked = false;
