@@ -99,13 +99,13 @@ impl Stall {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watch {
     since: Instant,
-    asked: Duration,
+    asked: Option<Duration>,
     warned: bool,
 }
 
 impl Watch {
     pub(crate) fn at(since: Instant) -> Watch {
-        Watch { since, asked: Duration::ZERO, warned: false }
+        Watch { since, asked: None, warned: false }
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -128,8 +128,9 @@ impl Watch {
             return false;
         }
         let age = self.age();
-        if last || (age >= ASK_AFTER && age - self.asked >= ASK_EVERY) {
-            self.asked = age;
+        let due = self.asked.map_or(ASK_AFTER, |asked| asked + ASK_EVERY);
+        if last || age >= due {
+            self.asked = Some(age);
             let awaited = grace.target();
             for (line, who) in grace.bury(&fabric.epoch, Pinner::is_gone) {
                 let Some(stall) = Stall::of(fabric, &line, awaited, age) else { continue };
