@@ -20,5 +20,6 @@ pub mod round;
 pub mod seams;
 pub mod shapes;
 pub mod stats;
+pub mod watch;
 
 pub use noop::NoOp;

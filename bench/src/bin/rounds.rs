@@ -11,6 +11,7 @@ use tidegate_bench::peers::{dpdk::Dpdk, fio::Fio};
 use tidegate_bench::report::{self, LINE, Row, UNSTEADY};
 use tidegate_bench::rig::{Missing, Rig};
 use tidegate_bench::round::Round;
+use tidegate_bench::watch::Watch;
 use tidegate_bench::{chart, cpus, ids, line};
 
 /// Ratios of our figures and the peers', measured in turn in the same rounds.
@@ -29,7 +30,7 @@ struct Arguments {
     /// Five rounds with less time a figure: within 8 minutes
     #[arg(long)]
     quick: bool,
-    /// Rounds of each id (9; 5 with --quick)
+    /// Rounds of each id (7; 5 with --quick)
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Only these ids, or all of a group (worker, worker/burst-1)
@@ -51,6 +52,8 @@ struct Arguments {
 
 /// Trips before and after a round that differ by more than this share of the shorter one are not the same placement.
 const STEADY: f64 = 0.25;
+/// A round that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How often an unsteady round is measured again.
 const AGAIN: usize = 2;
 
@@ -75,18 +78,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     let began = Instant::now();
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 5 } else { 9 });
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 5 } else { 7 });
     let rig = rig(&arguments)?;
     let mut groups: Vec<&str> = goals.iter().map(|goal| goal.group()).collect();
     groups.dedup();
+    let watch = Watch::begin(PATIENCE, |last| {
+        eprintln!(
+            "no round has ended for {PATIENCE:?}: stuck after '{last}'; the groups before are in the JSON file"
+        );
+        std::process::exit(3);
+    });
     let mut rows = Vec::new();
     for (i, group) in groups.iter().enumerate() {
         eprintln!("[{:>4.0}s] {group} ({} of {})", began.elapsed().as_secs_f64(), i + 1, groups.len());
-        let measured = measure(&rig, group, rounds, began);
+        let measured = measure(&rig, group, rounds, began, &watch);
         rows.extend(goals.iter().filter(|goal| goal.group() == *group).map(|goal| Row::of(goal, &measured)));
-    }
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, report::json(&rows)).map_err(|error| format!("{}: {error}", file.display()))?;
+        // After each group: a run that is broken off leaves what it has.
+        if let Some(file) = &arguments.json {
+            std::fs::write(file, report::json(&rows))
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+        }
     }
     if let Some(file) = &arguments.svg {
         let picture = chart::svg(&rows, "Tidegate and its peers")?;
@@ -131,7 +142,7 @@ fn rig(arguments: &Arguments) -> Result<Rig, Box<dyn std::error::Error>> {
 }
 
 /// All rounds of a group.
-fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant) -> Vec<Round> {
+fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant, watch: &Watch) -> Vec<Round> {
     let mut all = Vec::with_capacity(rounds);
     let mut said = Instant::now();
     let mut measured = match ids::group(group) {
@@ -166,6 +177,7 @@ fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant) -> Vec<Round> 
             );
         };
         all.push(round);
+        watch.news(format!("{group}, round {number}"));
         if said.elapsed() > Duration::from_secs(2) || number == rounds {
             said = Instant::now();
             eprintln!("[{:>4.0}s]   round {number} of {rounds}", began.elapsed().as_secs_f64());

@@ -21,8 +21,8 @@ const CHUNK: u64 = 64 << 10;
 /// How many of them.
 const LOAD: u64 = 32;
 
-/// No patience with what is in flight; a second for the rest.
-const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(1) };
+/// No patience with what is in flight; ten seconds for the rest (a busy machine may not run the owner for one).
+const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(10) };
 
 pub(super) struct Loaded {
     stretch: Stretch,
