@@ -51,7 +51,7 @@ impl Ask<'_> {
 }
 
 /// Asks all of them in turn, five times; puts the medians.
-pub fn ask(rig: &Rig, round: &mut Round, asks: &[Ask<'_>]) {
+pub fn ask(rig: &Rig, round: &mut Round<'_>, asks: &[Ask<'_>]) {
     let mut figures = vec![Vec::new(); asks.len()];
     for _ in 0..STARTS {
         for (ask, figures) in asks.iter().zip(&mut figures) {

@@ -31,7 +31,7 @@ pub const UNSTEADY: &str = "unsteady";
 
 impl Row {
     /// Of the rounds of its group.
-    pub fn of(goal: &Goal, rounds: &[Round]) -> Row {
+    pub fn of(goal: &Goal, rounds: &[Round<'_>]) -> Row {
         let median = |series: &str| -> Result<f64, Missing> {
             let figures: Vec<f64> =
                 rounds.iter().filter_map(|round| round.figure(series)?.as_ref().ok().copied()).collect();
@@ -42,14 +42,14 @@ impl Row {
             let why = rounds.iter().find_map(|round| round.figure(series)?.as_ref().err().cloned());
             Err(why.unwrap_or_else(|| Missing::new("not measured")))
         };
-        let theirs_of = |round: &Round| -> Option<f64> {
+        let theirs_of = |round: &Round<'_>| -> Option<f64> {
             match goal.against {
                 Against::Peer(peer) => round.figure(&format!("{}@{peer}", goal.id))?.as_ref().ok().copied(),
                 Against::Line => round.figure(LINE)?.as_ref().ok().copied(),
                 Against::Bound(bound) => Some(bound),
             }
         };
-        let ratio_of = |round: &Round| -> Option<f64> {
+        let ratio_of = |round: &Round<'_>| -> Option<f64> {
             Some(round.figure(goal.id)?.as_ref().ok()? / theirs_of(round)?)
         };
         let ratios = Sorted::new(rounds.iter().filter_map(ratio_of).collect());
@@ -196,7 +196,7 @@ mod tests {
         Goal { id: "a/b", against, unit: "ns", most }
     }
 
-    fn round(ours: f64, theirs: f64) -> Round {
+    fn round(ours: f64, theirs: f64) -> Round<'static> {
         let mut round = Round::default();
         round.put("a/b", ours);
         round.put("a/b@peer", theirs);

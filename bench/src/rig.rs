@@ -2,6 +2,7 @@
 
 use crate::children::Children;
 use crate::clock::Clock;
+use crate::cpus;
 use crate::peers::dpdk::Dpdk;
 use crate::peers::fio::Fio;
 use std::time::Duration;
@@ -38,6 +39,28 @@ pub struct Rig {
 }
 
 impl Rig {
+    /// The first two CPUs that the process may use, the calling thread tied to the first, and the peers that start.
+    ///
+    /// # Errors
+    /// The kernel refuses that CPU.
+    pub fn new(quick: bool, children: Children) -> Result<Rig, Missing> {
+        let cpus = cpus::allowed();
+        let caller = cpus.first().copied().unwrap_or(0);
+        let worker = cpus.get(1).copied().unwrap_or(caller);
+        if !cpus::pin_to(caller) {
+            return Err(Missing::new(format!("the kernel refused CPU {caller}")));
+        }
+        Ok(Rig {
+            caller,
+            worker,
+            clock: Clock::calibrated(),
+            quick,
+            dpdk: Dpdk::start(caller, worker),
+            fio: Fio::find(),
+            children,
+        })
+    }
+
     /// Time of one slice of a race; seven slices a figure.
     pub fn slice(&self) -> Duration {
         Duration::from_millis(if self.quick { 4 } else { 15 })

@@ -1,7 +1,7 @@
 //! One round: every contender's figure once, in turn.
 
 use crate::rig::{Missing, Rig};
-use crate::stats::Sorted;
+use crate::stats::{Random, Sorted};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -9,10 +9,20 @@ use std::time::Duration;
 /// Slices of a race: of each contender in turn, so that what disturbs the machine disturbs all.
 const SLICES: usize = 7;
 
+/// Who takes contenders instead of a race: criterion.
+pub type Take<'t> = Box<dyn FnMut(&mut Contender<'_>) + 't>;
+
 /// The figures of one round. Ours goes by its id (`worker/burst-1`), a peer's by `ID@PEER`.
-#[derive(Debug, Default)]
-pub struct Round {
+#[derive(Default)]
+pub struct Round<'t> {
     figures: BTreeMap<String, Result<f64, Missing>>,
+    take: Option<Take<'t>>,
+}
+
+impl fmt::Debug for Round<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Round").field("figures", &self.figures).finish_non_exhaustive()
+    }
 }
 
 /// What a contender does in a slice: `run(n)` does `n` operations.
@@ -49,8 +59,14 @@ impl<'a> Contender<'a> {
         Contender { unit: burst.max(1).into(), ..self }
     }
 
-    /// Runs a slice's worth; nanoseconds an operation.
-    fn slice(&mut self, rig: &Rig, n: u64) -> f64 {
+    /// Its series.
+    pub fn series(&self) -> &str {
+        &self.series
+    }
+
+    /// Does `n` operations, rounded up to whole bursts; nanoseconds an operation.
+    pub fn slice(&mut self, rig: &Rig, n: u64) -> f64 {
+        let n = n.div_ceil(self.unit) * self.unit;
         let timed = |run: &mut dyn FnMut(u64)| rig.clock.time(|| run(n)) / n as f64;
         match &mut self.how {
             How::Standing(run) => timed(run),
@@ -101,7 +117,12 @@ impl fmt::Debug for Contender<'_> {
     }
 }
 
-impl Round {
+impl<'t> Round<'t> {
+    /// A round that measures nothing: it hands every contender to `take`.
+    pub fn handing(take: impl FnMut(&mut Contender<'_>) + 't) -> Self {
+        Round { figures: BTreeMap::new(), take: Some(Box::new(take)) }
+    }
+
     /// A figure.
     pub fn put(&mut self, series: &str, value: f64) {
         self.figures.insert(series.to_owned(), Ok(value));
@@ -129,6 +150,9 @@ impl Round {
 
     /// Runs all contenders, slice by slice in turn, and puts the median of each as nanoseconds an operation.
     pub fn race(&mut self, rig: &Rig, mut contenders: Vec<Contender<'_>>) {
+        if let Some(take) = &mut self.take {
+            return contenders.iter_mut().for_each(take);
+        }
         let counts: Vec<u64> = contenders.iter_mut().map(|c| c.operations(rig)).collect();
         let mut times = vec![Vec::with_capacity(SLICES); contenders.len()];
         for _ in 0..SLICES {
@@ -141,11 +165,30 @@ impl Round {
         }
     }
 
-    /// Puts the median and the 99th percentile of a contender's samples.
-    pub fn put_percentiles(&mut self, p50: &str, p99: &str, samples: Vec<f64>) {
-        let sorted = Sorted::new(samples);
+    /// Calls `one` `n` times (a quarter under `--quick`), after a tenth of that to warm up, with pauses of random
+    /// length in between, so that the calls meet whoever works beside at any point. Puts the median and the 99th
+    /// percentile.
+    pub fn percentiles(&mut self, rig: &Rig, p50: &str, p99: Option<&str>, n: usize, mut one: impl FnMut()) {
+        if let Some(take) = &mut self.take {
+            return take(&mut Contender::new(p50, |n| (0..n).for_each(|_| one())));
+        }
+        let n = rig.samples(n);
+        let mut random = Random::new(17);
+        let mut times = Vec::with_capacity(n);
+        for i in 0..n + n / 10 {
+            for _ in 0..100 + random.below(200) {
+                std::hint::spin_loop();
+            }
+            let time = rig.clock.time(&mut one);
+            if i >= n / 10 {
+                times.push(time);
+            }
+        }
+        let sorted = Sorted::new(times);
         self.put(p50, sorted.median());
-        self.put(p99, sorted.at(0.99));
+        if let Some(p99) = p99 {
+            self.put(p99, sorted.at(0.99));
+        }
     }
 }
 

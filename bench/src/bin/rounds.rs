@@ -5,14 +5,13 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tidegate_bench::children::Children;
-use tidegate_bench::clock::Clock;
 use tidegate_bench::goals::{GOALS, Goal};
-use tidegate_bench::peers::{dpdk::Dpdk, fio::Fio};
+use tidegate_bench::peers::dpdk::Dpdk;
 use tidegate_bench::report::{self, LINE, Row, UNSTEADY};
 use tidegate_bench::rig::{Missing, Rig};
 use tidegate_bench::round::Round;
 use tidegate_bench::watch::Watch;
-use tidegate_bench::{chart, cpus, ids, line};
+use tidegate_bench::{chart, ids, line};
 
 /// Ratios of our figures and the peers', measured in turn in the same rounds.
 #[derive(Debug, Parser)]
@@ -109,40 +108,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn rig(arguments: &Arguments) -> Result<Rig, Box<dyn std::error::Error>> {
-    let cpus = cpus::allowed();
-    let caller = *cpus.first().ok_or("no CPU is allowed")?;
-    let worker = *cpus.get(1).unwrap_or(&caller);
-    if !cpus::pin_to(caller) {
-        return Err(format!("the kernel refused CPU {caller}").into());
-    }
-    if caller == worker {
+    let children = Children {
+        plain: arguments.plain.clone(),
+        unchecked: arguments.unchecked.clone(),
+        uncounted: arguments.uncounted.clone(),
+    };
+    let rig = Rig::new(arguments.quick, children)?;
+    if rig.caller == rig.worker {
         eprintln!("one CPU only: figures across cores mean nothing");
     }
-    let rig = Rig {
-        caller,
-        worker,
-        clock: Clock::calibrated(),
-        quick: arguments.quick,
-        dpdk: Dpdk::start(caller, worker),
-        fio: Fio::find(),
-        children: Children {
-            plain: arguments.plain.clone(),
-            unchecked: arguments.unchecked.clone(),
-            uncounted: arguments.uncounted.clone(),
-        },
-    };
     let peer = |found: Result<String, &Missing>| found.unwrap_or_else(|why| format!("missing: {why}"));
-    eprintln!(
-        "caller on CPU {caller}, worker on CPU {worker}; a time stamp costs {:.0} ns",
-        rig.clock.ns(rig.clock.stamp)
-    );
+    let (caller, worker, stamp) = (rig.caller, rig.worker, rig.clock.ns(rig.clock.stamp));
+    eprintln!("caller on CPU {caller}, worker on CPU {worker}; a time stamp costs {stamp:.0} ns");
     eprintln!("DPDK: {}", peer(rig.dpdk.as_ref().map(Dpdk::version)));
     eprintln!("fio: {}", peer(rig.fio.as_ref().map(|fio| fio.version().to_owned())));
     Ok(rig)
 }
 
 /// All rounds of a group.
-fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant, watch: &Watch) -> Vec<Round> {
+fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant, watch: &Watch) -> Vec<Round<'static>> {
     let mut all = Vec::with_capacity(rounds);
     let mut said = Instant::now();
     let mut measured = match ids::group(group) {
@@ -187,7 +171,7 @@ fn measure(rig: &Rig, group: &str, rounds: usize, began: Instant, watch: &Watch)
 }
 
 /// Ours is missing in every row of the group.
-fn all_missing(group: &str, why: &Missing) -> Round {
+fn all_missing(group: &str, why: &Missing) -> Round<'static> {
     let mut round = Round::default();
     for goal in GOALS.iter().filter(|goal| goal.group() == group) {
         round.miss(goal.id, why);

@@ -60,7 +60,7 @@ impl Group for Batch {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let bed = Bed::new()?;
         let turner = Turner::new(&bed.fabric)?;
         let batch = |n| bed.times(rig, n, REGIONS, |regions| bed.revoke_batch(regions));

@@ -55,7 +55,7 @@ impl Group for Copy {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Copy { arena, kernels } = self;
         // One arena, many contenders, one at a time.
         let arena = RefCell::new(arena);

@@ -133,7 +133,7 @@ impl Group for Cross {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         for (series, burst) in [("cross/burst-32", 32), ("cross/burst-1", 1)] {
             let n = 32 * rig.samples(40_000) as u64;
             type Race<'a> = (&'a str, &'a dyn Fn() -> Result<f64, Missing>);

@@ -26,7 +26,7 @@ impl Group for Inline {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Inline { turner, stretch } = self;
         round.race(rig, vec![Contender::new("inline/burst-32", |n| turner.bursts_of_32(n)).in_bursts_of(32)]);
         // Its own slices: the waiting between them is not counted.

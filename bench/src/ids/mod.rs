@@ -25,7 +25,7 @@ pub trait Group {
     ///
     /// # Errors
     /// [`Missing`] if ours could not be measured at all.
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing>;
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing>;
 }
 
 /// Every group there is.

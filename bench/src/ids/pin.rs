@@ -35,7 +35,7 @@ impl Group for Pin {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Pin { turner, seize, swap, hazard, target } = self;
         let collector = crossbeam_epoch::Collector::new();
         let crossbeam = collector.register();

@@ -79,7 +79,7 @@ impl Group for Regions {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Regions { channel, many, few, lines, at_random, .. } = self;
         let (mut a, mut b, mut c, mut d) = (0, 0, 0, 0);
         // Two contenders with one channel: they take turns, slice by slice.

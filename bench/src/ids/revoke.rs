@@ -91,7 +91,7 @@ impl Group for Loaded {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let offsets = self.stretch.offsets(CHUNK, Blocks::Cold);
         let fabric = Fabric::builder().build().map_err(missing)?;
         let (from, to) = self.stretch.backings();
@@ -193,7 +193,7 @@ impl Group for Lost {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let pairs = self.stretch.pairs(EACH, Blocks::Cold)?;
         let (mut ours, mut lost, mut theirs) = (Vec::new(), 0, Vec::new());
         for _ in 0..rig.samples(12) {

@@ -36,7 +36,7 @@ impl Group for Scale {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let series = ["scale/1", "scale/8", "scale/64", "scale/1024"];
         let contenders = series.into_iter().zip(&mut self.0).map(|(series, crowd)| {
             let turner = &mut crowd.turner;

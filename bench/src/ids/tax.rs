@@ -13,7 +13,7 @@ impl Group for Tax {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let ask = |series, program| Ask { series, program, probe: Probe::Copies32 };
         let (plain, without) = (rig.children.plain.as_deref(), rig.children.unchecked.as_deref());
         children::ask(rig, round, &[ask("tax/burst-32", plain), ask("tax/burst-32@unchecked", without)]);
@@ -32,7 +32,7 @@ impl Group for Telemetry {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let ask = |series, program, probe| Ask { series, program, probe };
         let (plain, without) = (rig.children.plain.as_deref(), rig.children.uncounted.as_deref());
         let asks = [

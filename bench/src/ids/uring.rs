@@ -136,7 +136,7 @@ impl Group for Uring {
         false
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Uring { file, path, memory, offsets } = self;
         let offsets = &*offsets;
         let ring = ring_with(memory).and_then(|ring| {
@@ -200,7 +200,7 @@ impl Group for Register {
     }
 
     /// Both on the same memory, touched before: what is counted is the making of a fixed buffer.
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let memory = &self.memory;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..rig.samples(12) {

@@ -61,7 +61,7 @@ impl Group for Worker {
         true
     }
 
-    fn round(&mut self, rig: &Rig, round: &mut Round) -> Result<(), Missing> {
+    fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         for lane in self.lanes {
             let Lane { series, len, blocks, burst, window } = *lane;
             let (stretch, theirs) = (&self.stretch, format!("{series}@dma_skeleton"));
