@@ -27,7 +27,7 @@ unsafe impl Engine for NoOp {
         255
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, index: u32, op: &Operation) -> Push {
         let address = match op {
             Operation::Copy { from, to } => from.address ^ to.address,
@@ -38,12 +38,12 @@ unsafe impl Engine for NoOp {
         Push::Taken
     }
 
-    #[inline]
+    #[inline(always)]
     fn doorbell(&mut self) {
         self.rung = self.pushed;
     }
 
-    #[inline]
+    #[inline(always)]
     fn retire(&mut self, sink: &mut Sink<'_>) {
         while self.retired != self.rung && sink.room() > 0 {
             let (index, _) = self.ring[(self.retired & 255) as usize];
