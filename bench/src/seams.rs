@@ -1,10 +1,14 @@
-//! What is not there yet. Each of these is filled in, in a line or two, when its part of the core is; everything
-//! around it is finished.
+//! Where the benches meet the parts of the core that they measure, in one place.
 
 use crate::rig::Missing;
+use crate::shapes::missing;
 use std::fs::File;
 use std::sync::Arc;
-use tidegate_core::engine::cpu::Cpu;
+use std::time::Duration;
+use tidegate_core::engine::copy;
+use tidegate_core::engine::cpu::CpuConfig;
+use tidegate_core::engine::worker::ThreadConfig;
+use tidegate_core::memory::Huge;
 use tidegate_core::{Backing, Fabric, Memory};
 
 fn not_built<T>() -> Result<T, Missing> {
@@ -15,32 +19,34 @@ fn not_built<T>() -> Result<T, Missing> {
 ///
 /// # Errors
 /// [`Missing`].
-pub fn synchronize(_fabric: &Fabric) -> Result<(), Missing> {
-    not_built()
+pub fn synchronize(fabric: &Fabric) -> Result<(), Missing> {
+    fabric.synchronize(Duration::from_secs(1)).map_err(missing)
 }
 
 /// The engine on a thread of its own.
-pub type Worker = Cpu;
+pub use tidegate_core::engine::worker::Worker;
 
 /// One on `cpu`.
 ///
 /// # Errors
 /// [`Missing`].
-pub fn worker(_cpu: usize, _depth: u32) -> Result<Worker, Missing> {
-    not_built()
+pub fn worker(cpu: usize, depth: u32) -> Result<Worker, Missing> {
+    let mut thread = ThreadConfig::default();
+    thread.cpu = Some(cpu);
+    Worker::spawn(thread, CpuConfig::depth(depth)).map_err(missing)
 }
 
 /// The copy kernel, as a data plane that calls it directly gets it: it picks by size and temperature.
 #[derive(Debug)]
-pub struct Copier(());
+pub struct Copier(copy::Copier);
 
 impl Copier {
     /// Calibrated.
     ///
     /// # Errors
-    /// [`Missing`].
+    /// None so far.
     pub fn new() -> Result<Copier, Missing> {
-        not_built()
+        Ok(Copier(copy::Copier::calibrated()))
     }
 
     /// Copies and, if its stores need it, fences.
@@ -49,38 +55,43 @@ impl Copier {
     /// `from` may be read and `to` written for `len` bytes; they don't overlap.
     #[inline(always)]
     #[expect(unsafe_code, reason = "an address in, as the kernel takes it")]
-    pub unsafe fn copy(&mut self, _to: *mut u8, _from: *const u8, _len: usize) {}
+    pub unsafe fn copy(&mut self, to: *mut u8, from: *const u8, len: usize) {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.0.copy(from, to, len) };
+        self.0.publish();
+    }
 }
 
 /// The file engine.
-pub type Uring = Cpu;
+pub use tidegate_core::engine::uring::Uring;
 
 /// On one file; `None`: every operation goes through the kernel as a no-op.
 ///
 /// # Errors
 /// [`Missing`].
-pub fn uring(_file: Option<File>, _depth: u32) -> Result<Uring, Missing> {
-    not_built()
+pub fn uring(file: Option<File>, depth: u32) -> Result<Uring, Missing> {
+    let builder = Uring::builder().depth(depth);
+    let builder = match file {
+        Some(file) => builder.file(file),
+        None => builder.null(),
+    };
+    builder.build().map_err(missing)
 }
 
 /// Registers memory with the file engine, until dropped.
 ///
 /// # Errors
 /// [`Missing`].
-pub fn fixed(_engine: &Uring, _memory: &Backing) -> Result<Box<dyn Send>, Missing> {
-    not_built()
+pub fn fixed(engine: &Uring, memory: &Backing) -> Result<Box<dyn Send>, Missing> {
+    Ok(Box::new(engine.buffers().register(memory).map_err(missing)?))
 }
 
-/// Memory, touched.
+/// Memory, touched; on huge pages where there are some.
 ///
 /// # Errors
 /// [`Missing`].
 pub fn memory(name: &str, len: u64) -> Result<Arc<Memory>, Missing> {
-    let memory = Memory::allocate(name, len).map_err(|error| Missing::new(error.to_string()))?;
-    for at in (0..len).step_by(tidegate_core::page_size() as usize) {
-        memory.store64(at, at | 1);
-    }
-    Ok(memory)
+    Memory::builder().name(name).len(len).huge(Huge::Try).prefault(true).build().map_err(missing)
 }
 
 /// One side of our own ring of 8-byte elements.
