@@ -11,10 +11,6 @@ use tidegate_core::engine::worker::ThreadConfig;
 use tidegate_core::memory::Huge;
 use tidegate_core::{Backing, Fabric, Memory};
 
-fn not_built<T>() -> Result<T, Missing> {
-    Err(Missing::new("not built yet"))
-}
-
 /// One grace period.
 ///
 /// # Errors
@@ -92,30 +88,4 @@ pub fn fixed(engine: &Uring, memory: &Backing) -> Result<Box<dyn Send>, Missing>
 /// [`Missing`].
 pub fn memory(name: &str, len: u64) -> Result<Arc<Memory>, Missing> {
     Memory::builder().name(name).len(len).huge(Huge::Try).prefault(true).build().map_err(missing)
-}
-
-/// One side of our own ring of 8-byte elements.
-#[derive(Debug)]
-pub struct Ring(());
-
-/// A producer's and a consumer's side.
-///
-/// # Errors
-/// [`Missing`].
-pub fn ring(_size: usize) -> Result<(Ring, Ring), Missing> {
-    not_built()
-}
-
-impl Ring {
-    /// Puts some of them; how many.
-    #[inline(always)]
-    pub fn push(&mut self, _values: &[u64]) -> usize {
-        0
-    }
-
-    /// Takes some; how many.
-    #[inline(always)]
-    pub fn pop(&mut self, _values: &mut [u64]) -> usize {
-        0
-    }
 }

@@ -4,11 +4,11 @@ use super::Group;
 use crate::cpus::beside;
 use crate::rig::{Missing, Rig};
 use crate::round::Round;
-use crate::seams;
 use crate::stats::Sorted;
 use crossbeam_queue::ArrayQueue;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tidegate_core::spsc;
 
 /// Elements that each ring holds.
 const SIZE: usize = 1024;
@@ -72,11 +72,11 @@ fn consume(n: u64, burst: usize, mut pop: impl FnMut(&mut [u64]) -> usize) -> u6
     sum
 }
 
-fn ours(rig: &Rig, n: u64, burst: usize) -> Result<f64, Missing> {
-    let (mut producer, mut consumer) = seams::ring(SIZE)?;
+fn ours(rig: &Rig, n: u64, burst: usize) -> f64 {
+    let (mut producer, mut consumer) = spsc::ring(SIZE);
     let push = |n| produce(n, burst, |values| producer.push(values));
     let pop = |n| consume(n, burst, |values| consumer.pop(values));
-    Ok(stream(rig, n, push, pop))
+    stream(rig, n, push, pop)
 }
 
 fn rte_ring(rig: &Rig, n: u64, burst: usize) -> Result<f64, Missing> {
@@ -138,7 +138,7 @@ impl Group for Cross {
             let n = 32 * rig.samples(40_000) as u64;
             type Race<'a> = (&'a str, &'a dyn Fn() -> Result<f64, Missing>);
             let contenders: [Race<'_>; 4] = [
-                ("", &|| ours(rig, n, burst)),
+                ("", &|| Ok(ours(rig, n, burst))),
                 ("@rte_ring", &|| rte_ring(rig, n, burst)),
                 ("@rtrb", &|| Ok(rtrb(rig, n, burst))),
                 ("@crossbeam-queue", &|| Ok(queue(rig, n / 4, burst))),
