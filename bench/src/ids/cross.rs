@@ -74,8 +74,8 @@ fn consume(n: u64, burst: usize, mut pop: impl FnMut(&mut [u64]) -> usize) -> u6
 
 fn ours(rig: &Rig, n: u64, burst: usize) -> f64 {
     let (mut producer, mut consumer) = spsc::ring(SIZE);
-    let push = |n| produce(n, burst, |values| producer.push(values));
-    let pop = |n| consume(n, burst, |values| consumer.pop(values));
+    let push = |n| produce(n, burst, |values| producer.push_slice(values));
+    let pop = |n| consume(n, burst, |values| consumer.pop_slice(values));
     stream(rig, n, push, pop)
 }
 

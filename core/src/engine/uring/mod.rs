@@ -322,6 +322,7 @@ impl Uring {
 unsafe impl Engine for Uring {
     const SPACE: AddressSpace = AddressSpace::Cpu;
     const CONFIRMS: bool = false;
+    const BYTE_ADDRESSED: bool = true;
 
     fn depth(&self) -> u32 {
         self.depth
