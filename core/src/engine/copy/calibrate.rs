@@ -108,8 +108,10 @@ impl Bench {
         at
     }
 
-    /// Half-way between what a probe takes when the block is cached and when it is not: right after non-temporal
-    /// stores a cached one may take a few times as long as else. `None` where the two are too near each other to tell.
+    /// Three quarters of the way from what a probe takes when the block is cached to what it takes when it is not: a
+    /// block in a shared last level is not cold (stores past the caches took twice the time there), and right after
+    /// non-temporal stores a cached one may take a few times as long as else. `None` where the two are too near each
+    /// other to tell.
     fn threshold(&mut self) -> Option<u64> {
         let at = self.flushed();
         let mut cold = self.probes(at);
@@ -122,7 +124,7 @@ impl Bench {
         hot.sort_unstable();
         cold.sort_unstable();
         let (hot, cold) = (hot[hot.len() / 2].max(1), cold[cold.len() / 2]);
-        (cold > 2 * hot).then(|| hot.midpoint(cold))
+        (cold > 2 * hot).then(|| hot + (cold - hot) / 4 * 3)
     }
 
     /// Ticks of the probes of the part at `at`, 8 KiB each.

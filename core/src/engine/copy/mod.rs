@@ -6,7 +6,7 @@
 //! measured at run time ([`Table::measure`]) or given ([`Copier::with`]), never chosen when the program is
 //! compiled. A [`Copier`] is told which row counts ([`Temporal`]), or finds out: from 32 KiB on by timing three
 //! loads of the source, below that (where the timing would cost more than it saves) by what the last timing said,
-//! renewed each 16 copies. Two slow ones in a row make it cold, one fast one hot again.
+//! renewed each 64 copies. Two slow ones in a row make it cold, one fast one hot again.
 //!
 //! ```
 //! use tidegate_core::engine::copy::{Copier, Kernel, Table, Temporal};
@@ -43,7 +43,7 @@ const CLASSES: usize = 11;
 /// From here on each copy is timed at its start: 26 ns of some 600.
 const PROBED: usize = 32 * 1024;
 /// Of the shorter ones one in so many is.
-const SAMPLED: u32 = 16;
+const SAMPLED: u32 = 64;
 
 /// How bytes are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
