@@ -8,7 +8,7 @@ use crate::round::Round;
 use crate::shapes::{Setup, Turner, missing};
 use crate::stats::Sorted;
 use std::sync::Arc;
-use tidegate_core::{Access, Cause, Deadline, Fabric, Memory, Region, Shared};
+use tidegate_core::{Access, Cause, Deadline, Fabric, Memory, Region, Revocable, Shared};
 
 const REGIONS: usize = 1000;
 
@@ -31,25 +31,25 @@ impl Bed {
         (0..n).map(register).collect()
     }
 
-    fn revoke_batch(&self, regions: &[Region<Shared>]) {
-        let batch: Vec<_> = regions.iter().map(Region::revocable).collect();
-        let report = self.fabric.revoke(&batch, Cause::User, Deadline::default()).wait();
+    fn revoke_batch(&self, batch: &[Revocable<'_>]) {
+        let report = self.fabric.revoke(batch, Cause::User, Deadline::default()).wait();
         assert!(report.is_ok_and(|report| report.is_clean()), "nothing holds the regions up");
     }
 
-    /// Median nanoseconds of `revoke` over fresh regions, `n` times; registering is not counted.
-    fn times(&self, rig: &Rig, n: usize, regions: usize, revoke: impl Fn(&[Region<Shared>])) -> Setup<f64> {
+    /// Median nanoseconds of `revoke` over fresh regions, `n` times; registering and listing them is not counted.
+    fn times(&self, rig: &Rig, n: usize, regions: usize, revoke: impl Fn(&[Revocable<'_>])) -> Setup<f64> {
         let once = |_| {
             let fresh = self.regions(regions)?;
-            Ok(rig.clock.time(|| revoke(&fresh)))
+            let batch: Vec<_> = fresh.iter().map(Region::revocable).collect();
+            Ok(rig.clock.time(|| revoke(&batch)))
         };
         let times: Vec<f64> = (0..n + 2).map(once).collect::<Setup<_>>()?;
         Ok(Sorted::new(times[2..].to_vec()).median())
     }
 
-    fn one_by_one(regions: &[Region<Shared>]) {
+    fn one_by_one(&self, regions: &[Revocable<'_>]) {
         for region in regions {
-            let report = region.revoke(Cause::User, Deadline::default()).wait();
+            let report = self.fabric.revoke(&[*region], Cause::User, Deadline::default()).wait();
             assert!(report.is_ok_and(|report| report.is_clean()), "nothing holds the region up");
         }
     }
@@ -73,7 +73,7 @@ impl Group for Batch {
             }
         };
         let (together, singly) = beside(rig.worker, owner, || {
-            (batch(rig.samples(60)), bed.times(rig, rig.samples(12), REGIONS, Bed::one_by_one))
+            (batch(rig.samples(60)), bed.times(rig, rig.samples(12), REGIONS, |all| bed.one_by_one(all)))
         });
         round.put("grace-batch/busy", together?);
         round.put("grace-batch/busy@one-by-one", singly?);
@@ -84,9 +84,13 @@ impl Group for Batch {
         };
         let (together, alone, barriers) = beside(rig.worker, asleep, || {
             let together = batch(rig.samples(60));
-            let alone = bed.times(rig, rig.samples(2000), 1, Bed::one_by_one);
+            let alone = bed.times(rig, rig.samples(2000), 1, |all| bed.one_by_one(all));
             let fresh = bed.regions(REGIONS);
-            (together, alone, fresh.and_then(|fresh| calls::membarriers(|| bed.revoke_batch(&fresh))))
+            let barriers = fresh.and_then(|fresh| {
+                let batch: Vec<_> = fresh.iter().map(Region::revocable).collect();
+                calls::membarriers(|| bed.revoke_batch(&batch))
+            });
+            (together, alone, barriers)
         });
         let (together, alone) = (together?, alone?);
         round.put("grace-batch/idle", together);
