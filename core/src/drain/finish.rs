@@ -147,7 +147,9 @@ impl Drain {
                 self.report.hold(region_name(region.index), HeldWhy::Lent);
                 unproved = mapping.is_some_and(|m| !m.stopped()).then_some(HeldWhy::Initiator);
             }
-            region.gone.store(1, Ordering::Release);
+            if unmapped.is_some() && failure.is_none() {
+                region.gone.store(1, Ordering::Release);
+            }
             match unproved {
                 Some(why) => {
                     self.report.hold(region_name(region.index), why);
@@ -166,7 +168,7 @@ impl Drain {
         for channel in self.closing.drain(..) {
             // One that could not be had (its owner stayed in a section) still counts for every grace period.
             if !still_open(&channel) {
-                self.fabric.delist(&channel);
+                self.fabric.retire(&channel);
             }
         }
         let report = &mut self.report;

@@ -122,7 +122,12 @@ impl Revocation {
         drop(drain);
         if !taken.is_empty() {
             let others = fabric.running().into_iter().filter(|other| !Arc::ptr_eq(other, &running));
-            joined.extend(others.filter(|other| lock(&other.drain).concerns(&taken)));
+            // Not one that waits for a stuck owner, however long: that the channel can't be had is found out here too.
+            let concerned = |other: &Arc<Running>| {
+                let drain = lock(&other.drain);
+                !drain.closer && drain.concerns(&taken)
+            };
+            joined.extend(others.filter(concerned));
         }
         for running in &joined {
             lock(&running.drain).hasten(by);
@@ -201,8 +206,11 @@ impl Revocation {
     }
 
     pub(crate) fn join(&mut self) -> Result<(), WaitError> {
+        // Of a batch over several fabrics each has its own control work, and its own channels of this thread.
+        let fabrics = self.joined.iter().map(|running| lock(&running.drain).fabric.clone());
+        let others: Vec<_> = fabrics.filter(|fabric| !Arc::ptr_eq(fabric, &self.fabric)).collect();
         let fabric = self.fabric.clone();
-        wait::until(&fabric, || self.turn_parts() == Progress::Done)
+        wait::until(&fabric, &others, || self.turn_parts() == Progress::Done)
     }
 
     /// Every drain that has to end.

@@ -37,9 +37,14 @@ pub(crate) fn own_pin(fabric: &Shared) -> Option<String> {
     fabric.find_channel(|channel| pinned(&channel)).map(|channel| channel.meta().name.clone())
 }
 
-/// Turns until `done` says so.
-pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Result<(), WaitError> {
-    if let Some(channel) = own_pin(fabric) {
+/// Turns until `done` says so, and the control work of `fabric` and of `others` with it where nobody else does.
+pub(crate) fn until(
+    fabric: &Arc<Shared>,
+    others: &[Arc<Shared>],
+    mut done: impl FnMut() -> bool,
+) -> Result<(), WaitError> {
+    let all = || std::iter::once(fabric).chain(others);
+    if let Some(channel) = all().find_map(|fabric| own_pin(fabric)) {
         return Err(WaitError::OwnPin { channel });
     }
     if done() {
@@ -47,9 +52,10 @@ pub(crate) fn until(fabric: &Arc<Shared>, mut done: impl FnMut() -> bool) -> Res
     }
     let mut pause = Pause::begin();
     // A wait on the control thread itself must not wait for the control thread.
-    let mine = fabric.control.is_manual() || fabric.control.is_here();
+    let is_mine = |fabric: &&Arc<Shared>| fabric.control.is_manual() || fabric.control.is_here();
+    let mine: Vec<_> = all().filter(is_mine).collect();
     loop {
-        if mine {
+        for fabric in &mine {
             fabric.control.turn();
         }
         pause.once();

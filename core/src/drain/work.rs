@@ -75,6 +75,8 @@ pub(super) struct Work {
     pub(super) condemned: bool,
     /// Its owner is waited for, however long it stays in its section.
     patient: bool,
+    /// Its queue was asked to stop, and has not said that it did: it may start nothing any more.
+    asked: bool,
 }
 
 impl Taking {
@@ -124,6 +126,7 @@ impl Work {
             stage: Stage::Draining,
             condemned: false,
             patient,
+            asked: false,
         })
     }
 
@@ -249,7 +252,8 @@ impl Work {
                     Stop::Refused if patience < Patience::Force => {
                         taken.retire();
                         self.watch(named, report);
-                        if self.watched.is_empty() {
+                        // Not one that is half-way stopped: its owner would find it dead.
+                        if self.watched.is_empty() && !self.asked {
                             self.stage = Stage::Flushing(taken, 0, None);
                             continue;
                         }
@@ -333,12 +337,16 @@ impl Work {
         report: &mut Report,
     ) -> Stop {
         match if mutated("withdrawn-without-cancel") { Cancel::Stopped } else { taken.cancel() } {
-            Cancel::Pending if patience < Patience::Force => {
+            Cancel::Pending => {
+                self.asked = true;
+                if patience >= Patience::Force {
+                    return Stop::Refused;
+                }
                 taken.retire();
                 return Stop::Asked;
             }
-            Cancel::Stopped => {}
-            Cancel::Pending | Cancel::Impossible => return Stop::Refused,
+            Cancel::Stopped => self.asked = false,
+            Cancel::Impossible => return Stop::Refused,
         }
         taken.retire();
         self.watch(named, report);
@@ -400,7 +408,7 @@ impl Work {
         if let Some(engine) = taken.unplug() {
             // Before the entries are cleared, so that no other drain finds neither: all that it may still touch,
             // revoked here or not.
-            let touches = self.channel.names().touched();
+            let touches = fabric.touched_by(&*self.channel);
             let gate = self.channel.meta().gate.clone();
             fabric.quarantine(Quarantined::engine(self.name(), engine, gate, touches));
         }
@@ -447,7 +455,13 @@ impl Work {
                 HeldWhy::OwnerInSection
             }
             None if fabric.closes_later(&self.channel) => HeldWhy::OwnerInSection,
-            None => HeldWhy::NotStopped,
+            None => {
+                if self.close {
+                    // Whoever has it may give it back open.
+                    fabric.close_later(&self.channel, report.cause);
+                }
+                HeldWhy::NotStopped
+            }
         };
         tracing::warn!(channel = self.name(), ?why, "a channel could not be had by the last deadline");
         report.hold(self.name().to_owned(), why);

@@ -47,8 +47,8 @@ impl Grace {
         Grace { target, lines: lines(), seen: 0, speed: Speed::Fast }
     }
 
-    /// Looks again. True when the grace period is over. Spins at most 2 us, makes at most one membarrier in the
-    /// life of the grace period; allocates only for channels that are inside a section for longer than that.
+    /// Looks again. True when the grace period is over. Spins at most 2 us, makes at most one membarrier that
+    /// succeeds in the life of the grace period; allocates only for channels that are inside a section for longer than that.
     pub(crate) fn turn(&mut self, epoch: &Epoch) -> bool {
         let target = self.target;
         // Acquire: what the section did before it left (or entered anew) happens before what we do.
@@ -56,8 +56,14 @@ impl Grace {
             let slot = observe(&line.slot, order(Ordering::Acquire, "slow-read-relaxed"));
             slot & !ACTIVE >= target || (idle_counts && (slot & ACTIVE == 0 || line.is_dead()))
         };
+        // A barrier that the kernel refused (it may be out of memory) is asked for again.
+        let refused = matches!(self.speed, Speed::Slow { idle_counts: false, .. });
+        let again = !cfg!(loom) && refused && self.barrier(epoch);
         match &mut self.speed {
-            Speed::Slow { idle_counts, left } => left.retain(|line| !is_past(line, *idle_counts)),
+            Speed::Slow { idle_counts, left } => {
+                *idle_counts |= again;
+                left.retain(|line| !is_past(line, *idle_counts));
+            }
             Speed::Fast => {
                 let idle_counts = !self.look() && self.barrier(epoch);
                 // Read again after the barrier: idle seen before it proves nothing.

@@ -93,7 +93,6 @@ impl FabricBuilder {
                 control: Control::new(self.control.as_deref())?,
                 channels: Mutex::new(List::default()),
                 quarantine: Mutex::new(Vec::new()),
-                loosened: AtomicU64::new(0),
                 runs: Mutex::new(Runs::default()),
                 totals: Mutex::new(Totals::default()),
                 closers: Mutex::new(Vec::new()),

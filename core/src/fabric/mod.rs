@@ -70,8 +70,6 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     channels: Mutex<List>,
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
-    /// Engines in quarantine that stopped by themselves: since then regions are free that no `release` asks for.
-    loosened: AtomicU64,
     runs: Mutex<Runs>,
     totals: Mutex<Totals>,
     /// Channels that are closed as soon as their owners leave their sections, and by which drains.
@@ -104,14 +102,21 @@ impl Shared {
         }
     }
 
+    /// A channel that is closed: nothing of it has to be drained any more, but its owner may still enter sections.
+    pub(crate) fn retire(&self, channel: &Arc<dyn Erased>) {
+        if lock(&self.channels).retire(channel) {
+            self.room.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// All channels, live, closing and orphaned. One lock, no allocation.
     pub(crate) fn channels(&self) -> Channels {
         lock(&self.channels).all().clone()
     }
 
-    /// The first that `wanted` says.
+    /// The first that `wanted` says; also of those that are closed and whose owners have them still.
     pub(crate) fn find_channel(&self, wanted: impl Fn(&Arc<dyn Erased>) -> bool) -> Option<Arc<dyn Erased>> {
-        lock(&self.channels).all().iter().find(|channel| wanted(channel)).cloned()
+        lock(&self.channels).with_closed().find(|channel| wanted(channel)).cloned()
     }
 
     /// The lines a grace period waits for. Walks the channels only if one came or went since the last call.

@@ -85,15 +85,25 @@ impl Quarantined {
         engine.try_lock().is_ok_and(|mut engine| engine.stopped())
     }
 
-    fn is_freed_region(&self, shared: &Shared, touched: &HashSet<u32>) -> bool {
-        let Kind::Region { slot, region, grace, unmapped, .. } = &self.kind else { return false };
+    /// Is it a region that no section may still use?
+    fn is_region_out_of_sections(&self, shared: &Shared) -> bool {
+        let Kind::Region { grace, .. } = &self.kind else { return false };
+        grace.as_ref().is_none_or(|grace| is_over(&mut lock(grace), shared))
+    }
+
+    /// After the above: is it one that nothing in flight touches either?
+    fn is_freed_region(&self, touched: &HashSet<u32>) -> bool {
+        let Kind::Region { slot, region, unmapped, .. } = &self.kind else { return false };
         let stopped = || {
             let mapping = region.as_ref().and_then(|region| region.hold.mapping.as_ref());
             mapping.is_none_or(|mapping| mapping.stopped())
         };
-        grace.as_ref().is_none_or(|grace| is_over(&mut lock(grace), shared))
-            && !touched.contains(slot)
-            && (*unmapped || stopped())
+        !touched.contains(slot) && (*unmapped || stopped())
+    }
+
+    /// May the proof that frees it come by itself?
+    fn frees_itself(&self) -> bool {
+        matches!(self.kind, Kind::Engine { .. } | Kind::Region { unmapped: true, .. })
     }
 }
 
@@ -113,18 +123,17 @@ impl Shared {
         self.control.watch(move || fabric.upgrade().is_some_and(|fabric| fabric.free_stopped()));
     }
 
-    /// Frees engines that stopped by themselves, and regions once one did. False: no engine is left to ask.
+    /// Frees engines that stopped by themselves, and regions that nothing can touch any more. False: nothing is left
+    /// whose proof may come by itself.
     fn free_stopped(&self) -> bool {
         let freed = self.free(Quarantined::has_stopped);
         for engine in &freed {
             tracing::info!(what = engine.what(), "stopped at last: out of quarantine");
         }
-        self.loosened.fetch_add(freed.len() as u64, Ordering::Relaxed);
-        // Also later: a drain that found the engine here may be about to bring its region.
-        if self.loosened.load(Ordering::Relaxed) > 0 {
+        if lock(&self.quarantine).iter().any(|held| matches!(held.kind, Kind::Region { .. })) {
             self.free_regions();
         }
-        lock(&self.quarantine).iter().any(|held| matches!(held.kind, Kind::Engine { .. }))
+        lock(&self.quarantine).iter().any(|held| held.frees_itself())
     }
 
     /// Is an engine of this device in quarantine?
@@ -153,12 +162,22 @@ impl Shared {
             // Before the quarantine: a channel's entries are cleared only when its engine is there.
             let open = |c: &Arc<dyn Erased>| c.line().owner.load(Ordering::Acquire) & owner::CLOSED == 0;
             let channels = self.channels();
-            all.extend(channels.iter().filter(|c| open(c)).flat_map(|c| c.names().touched()));
+            all.extend(channels.iter().filter(|c| open(c)).flat_map(|c| self.touched_by(&**c)));
         }
         for held in lock(&self.quarantine).iter() {
             if let Kind::Engine { touches, .. } = &held.kind {
                 all.extend(touches.iter().copied());
             }
+        }
+        all
+    }
+
+    /// Slots of regions that what a channel has in flight names, or that may have posted writes of it on the way.
+    pub(crate) fn touched_by(&self, channel: &dyn Erased) -> Vec<u32> {
+        let mut all = channel.names().touched();
+        if channel.names().dirty().is_none() {
+            // More than it remembers.
+            all.extend(self.table.windows());
         }
         all
     }
@@ -176,8 +195,18 @@ impl Shared {
 
     /// Frees regions that nothing can touch any more.
     fn free_regions(&self) -> usize {
+        let mut out_of_sections = lock(&self.quarantine).clone();
+        out_of_sections.retain(|held| held.is_region_out_of_sections(self));
+        // After that: a section that ended meanwhile has named in its ring what it uses.
         let touched = self.touched(true);
-        let regions = self.free(|held| held.is_freed_region(self, &touched));
+        let regions = self.free(|held| {
+            out_of_sections.iter().any(|out| std::ptr::eq(&**out, held)) && held.is_freed_region(&touched)
+        });
+        for held in &regions {
+            if let Kind::Region { region: Some(region), .. } = &held.kind {
+                region.gone.store(1, Ordering::Release);
+            }
+        }
         let slot = |held: &Arc<Quarantined>| match held.kind {
             Kind::Region { slot, .. } => Some(slot),
             Kind::Engine { .. } => None,

@@ -108,3 +108,17 @@ fn what_revokes_did_is_summed_and_the_last_one_kept() {
         assert!(sums.max_of(phase) >= report.phases[phase as usize]);
     }
 }
+
+#[test]
+fn sections_of_a_closed_channel_count_for_as_long_as_its_owner_has_it() {
+    let world = World::new();
+    let (mut channel, _dev) = world.channel(8);
+    let quiet = world.nic.quiesce(Cause::Reset, PATIENT).unwrap().wait().unwrap();
+    let section = channel.pin().unwrap();
+    let refused = world.fabric.synchronize(Duration::ZERO);
+    assert!(matches!(refused, Err(Stalled::OwnPin { .. })), "{refused:?}");
+    drop(section);
+    assert_eq!(world.fabric.synchronize(HOUR), Ok(()));
+    drop((quiet, channel));
+    assert!(world.fabric.inspect().channels.is_empty());
+}
