@@ -7,10 +7,11 @@ use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the fast phase looks before it pays a membarrier (measured best between 1 and 5 us: a busy poller
-/// passes within its turn).
-const SPIN: Duration = Duration::from_micros(2);
-/// Looks at a slot without ACTIVE whose owner may be between two sections.
+/// How long the fast phase looks before it pays a membarrier. A busy poller passes within its turn; one that copies by
+/// itself has sections of a chunk, some 3 us for 32 KiB out of cache. A membarrier costs more than this where a busy
+/// CPU is interrupted in a virtual machine (some 20 us), and does not end a section.
+const SPIN: Duration = Duration::from_micros(10);
+/// Looks in a row at a slot without ACTIVE whose owner may be between two sections.
 const LINGER: u32 = 3;
 /// Pauses between two looks at most: a slot that is read without pause is taken from its owner's cache each time.
 const PAUSES: u32 = 16;
@@ -47,8 +48,8 @@ impl Grace {
         Grace { target, lines: lines(), seen: 0, speed: Speed::Fast }
     }
 
-    /// Looks again. True when the grace period is over. Spins at most 2 us, makes at most one membarrier that
-    /// succeeds in the life of the grace period; allocates only for channels that are inside a section for longer than that.
+    /// Looks again. True when the grace period is over. Spins at most 10 us, makes at most one membarrier that succeeds in the
+    /// life of the grace period; allocates only for channels that are inside a section for longer than that.
     pub(crate) fn turn(&mut self, epoch: &Epoch) -> bool {
         let target = self.target;
         // Acquire: what the section did before it left (or entered anew) happens before what we do.
@@ -85,14 +86,15 @@ impl Grace {
             slot & !ACTIVE >= target || (slot & ACTIVE == 0 && mutated("idle-counted-before-the-barrier"))
         };
         // Will it announce by itself, and soon? Not if it is idle since before the last bump.
-        let stirs = |slot: u64, looks: u32| {
-            announced(slot) || slot & ACTIVE != 0 || (slot == target - 2 && looks < LINGER)
+        let stirs = |slot: u64, idle: u32| {
+            announced(slot) || slot & ACTIVE != 0 || (slot == target - 2 && idle < LINGER)
         };
-        let (mut looks, mut since) = (0, None);
+        // `idle`: looks in a row that found it between two sections.
+        let (mut looks, mut idle, mut since) = (0, 0, None);
         while let Some(line) = self.lines.get(self.seen) {
             let slot = read(line);
             if announced(slot) {
-                (self.seen, looks) = (self.seen + 1, 0);
+                (self.seen, looks, idle) = (self.seen + 1, 0, 0);
                 continue;
             }
             let begun = match since {
@@ -103,13 +105,14 @@ impl Grace {
                 }
                 None => return false,
             };
-            if cfg!(loom) || !stirs(slot, looks) || begun.elapsed() >= SPIN {
+            if cfg!(loom) || !stirs(slot, idle) || begun.elapsed() >= SPIN {
                 return false;
             }
             for _ in 0..PAUSES.min(1 << looks.min(31)) {
                 std::hint::spin_loop();
             }
             looks += 1;
+            idle = if slot & ACTIVE != 0 { 0 } else { idle + 1 };
         }
         true
     }

@@ -39,7 +39,7 @@ impl Fabric {
     /// in when it was called has ended, and what those sections did is visible to the caller. Sections that begin
     /// meanwhile are not waited for, and nothing is revoked. For whoever protects data of their own by sections.
     ///
-    /// Costs a look at each channel's line while sections end within 2 us; at most one `membarrier(2)` otherwise, and
+    /// Costs a look at each channel's line while sections end within 10 us; at most one `membarrier(2)` otherwise, and
     /// at once when all channels are idle. It pauses for some 20 us before it first sleeps; it never yields. A thread
     /// that died inside a section does not hold it up for longer than a few milliseconds.
     ///
