@@ -80,7 +80,7 @@ fn retire_all<E: Engine>(state: &mut State<E>) {
     let mut out = [Completion::EMPTY; 32];
     loop {
         let mut sink = Sink::new(&mut state.ring, &mut out, 0);
-        engine.retire(&mut sink);
+        engine.reap(&mut sink);
         let (n, oldest) = (sink.n, sink.oldest);
         let bytes = sink.bytes;
         for completion in out.iter().take(n) {

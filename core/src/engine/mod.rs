@@ -195,6 +195,13 @@ pub unsafe trait Engine: Send + 'static {
     /// Reports what completed, in any order, while the sink has room.
     fn retire(&mut self, sink: &mut Sink<'_>);
 
+    /// The same for a revoker that seized the channel: only what has completed by now. For engines that work in
+    /// `retire`: a revoke past its `cancel` deadline does not wait for more of that. Default: [`Engine::retire`].
+    #[inline]
+    fn reap(&mut self, sink: &mut Sink<'_>) {
+        self.retire(sink);
+    }
+
     /// Stops the queue without waiting; called again until it does not answer `Pending`. Completions that the
     /// device produces meanwhile are still retired. Uses registers that the owner never writes, or is called
     /// after the owner was shut out.

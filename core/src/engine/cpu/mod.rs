@@ -19,8 +19,8 @@ pub struct CpuConfig {
     /// Operations in flight at most. Default 256.
     pub depth: u32,
     /// Bytes moved in one turn: at the end of a section that submitted, and in each poll. It bounds how long a
-    /// section is. A revoke past its `cancel` deadline waits for at most two sections and then takes one turn itself
-    /// (it looks what has completed). Whole pages, at least one. Default 32 KiB.
+    /// section is. A revoke past its `cancel` deadline waits for at most two sections, and copies nothing itself.
+    /// Whole pages, at least one. Default 32 KiB.
     pub chunk: u64,
     /// What copies. Default [`Copier::calibrated`].
     pub copier: Copier,
@@ -140,6 +140,11 @@ unsafe impl Engine for Cpu {
         if self.worked != self.rung {
             self.turn();
         }
+        self.reap(sink);
+    }
+
+    #[inline]
+    fn reap(&mut self, sink: &mut Sink<'_>) {
         while self.retired != self.worked && sink.room() > 0 {
             let Some(job) = self.jobs.get(self.at(self.retired)) else { break };
             sink.complete(job.index, Outcome::Done, job.moved());
