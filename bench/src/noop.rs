@@ -28,7 +28,7 @@ unsafe impl Engine for NoOp {
     }
 
     #[inline(always)]
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let address = match op {
             Operation::Copy { from, to } => from.address ^ to.address,
             _ => 0,

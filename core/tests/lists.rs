@@ -64,7 +64,7 @@ unsafe impl Engine for Backwards {
         64
     }
 
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let job = match op {
             Operation::Copy { from, to } if from.len <= self.longest => Job::Move(vec![*from], vec![*to]),
             Operation::Fence => Job::Fence,
@@ -73,7 +73,7 @@ unsafe impl Engine for Backwards {
         self.take(index, job)
     }
 
-    fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+    unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
         if !self.lists {
             return Push::Unsupported;
         }

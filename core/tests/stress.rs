@@ -32,7 +32,7 @@ unsafe impl Engine for Eager {
     fn depth(&self) -> u32 {
         32
     }
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let Operation::Fill { to, pattern } = *op else { return Push::Unsupported };
         for at in (0..to.len).step_by(8) {
             let at = (to.address + at) as *mut u64;

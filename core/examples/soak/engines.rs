@@ -80,7 +80,7 @@ unsafe impl Engine for Eager {
     fn depth(&self) -> u32 {
         64
     }
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         match self.rng.below(4096) {
             0 => std::thread::yield_now(),
             1..64 => (0..200).for_each(|_| std::hint::spin_loop()),
@@ -127,7 +127,7 @@ unsafe impl Engine for Shuffled {
     fn depth(&self) -> u32 {
         64
     }
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         if self.rng.one_in(512) {
             return Push::Full;
         }
@@ -232,7 +232,7 @@ unsafe impl Engine for Remote {
     fn depth(&self) -> u32 {
         64
     }
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         self.unrung.push((index, *op));
         Push::Taken
     }
@@ -268,7 +268,7 @@ unsafe impl Engine for Dead {
     fn depth(&self) -> u32 {
         8
     }
-    fn push(&mut self, _: u32, _: &Operation) -> Push {
+    unsafe fn push(&mut self, _: u32, _: &Operation) -> Push {
         Push::Taken
     }
     fn doorbell(&mut self) {}
@@ -285,7 +285,8 @@ unsafe impl Engine for Dead {
 #[derive(Debug, Default)]
 pub(crate) struct HardStop(AtomicBool);
 
-impl Initiator for HardStop {
+// SAFETY: 1. it is given to gates of `Dead` only, which touches nothing.
+unsafe impl Initiator for HardStop {
     fn detach(&self) -> Result<(), MapError> {
         self.0.store(true, Ordering::SeqCst);
         Ok(())

@@ -68,7 +68,10 @@ impl<E: Engine> Pinned<'_, E> {
         ring.tally.interrupt(ring.last);
         let (mut pushed, mut refused) = (0, None);
         for window in &targets {
-            match engine.push(ring.index(ring.last + 1), &Operation::ReadBack { window: *window }) {
+            let read_back = Operation::ReadBack { window: *window };
+            // SAFETY: 1. the window is live under this pin (I1, C1), and the ring names it until the read-back has ended:
+            // a drain waits for that before it lets it go.
+            match unsafe { engine.push(ring.index(ring.last + 1), &read_back) } {
                 Push::Taken => ring.accept(Names::member(Names::in_flight(window.region, NO_REGION)), 0),
                 refusal => {
                     refused = Some(refusal);

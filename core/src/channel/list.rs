@@ -75,7 +75,9 @@ fn queue<E: Engine>(
         return Submit::Full;
     }
     let whole = ListOperation { kind: list.kind, from, to, at: list.at, len: list.len };
-    match engine.push_list(ring.index(before + entries), &whole) {
+    // SAFETY: 1. `resolve` found every piece live, in reach and in bounds under this pin (I1, C1), and the ring names all
+    // their regions until the list has ended: a drain waits for that before it lets them go.
+    match unsafe { engine.push_list(ring.index(before + entries), &whole) } {
         Push::Taken => {
             ring.tally.interrupt(before);
             for names in named(from, to) {
@@ -116,7 +118,8 @@ fn queue_pieces<E: Engine>(
     }
     let (mut pushed, mut worst) = (0, Status::Done);
     for (operation, names) in Pieces::of(whole) {
-        worst = match engine.push(ring.index(ring.last + 1), &operation) {
+        // SAFETY: 1. a part of targets that `resolve` checked under this pin (I1, C1), named by the ring until it ended.
+        worst = match unsafe { engine.push(ring.index(ring.last + 1), &operation) } {
             Push::Taken => {
                 let _ = ring.accept(Names::member(names), 0);
                 pushed += 1;

@@ -150,7 +150,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
             OpKind::Fence => Operation::Fence,
         };
         let before = ring.last;
-        match engine.push(ring.index(before + 1), &operation) {
+        // SAFETY: 1. `check` found the operands live, in reach and in bounds under this pin (I1, C1), and the ring names
+        // their regions until the operation has ended: a drain waits for that before it lets them go.
+        match unsafe { engine.push(ring.index(before + 1), &operation) } {
             Push::Taken => {}
             Push::Full => return Submit::Full,
             Push::Unsupported => return Submit::Denied(Flow::Unsupported),

@@ -33,10 +33,11 @@ pub(crate) unsafe trait Erased: Send + Sync + Debug {
     /// As [`Erased::cancel`].
     unsafe fn resume(&self) -> bool;
     /// # Safety
-    /// As [`Erased::cancel`].
+    /// As [`Erased::cancel`]; and `window` is one the channel reaches, in place until the read-back that this queues has
+    /// ended or was cancelled, or until its address faults.
     unsafe fn begin_flush(&self, window: &Target) -> Flushing;
     /// # Safety
-    /// As [`Erased::cancel`].
+    /// As [`Erased::begin_flush`].
     unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> (Flush, bool);
     /// # Safety
     /// As [`Erased::cancel`].
@@ -129,35 +130,35 @@ unsafe impl<E: Engine> Erased for Core<E> {
         if !E::CONFIRMS {
             return Flushing::Engine;
         }
+        let begin = |state: &mut State<E>| {
+            retire_all(state);
+            let Some(engine) = state.engine.as_mut() else { return Flushing::Engine };
+            let ring = &mut state.ring;
+            // `depth + 1` entries: one is ours.
+            if ring.in_flight() > ring.depth {
+                return Flushing::Waiting;
+            }
+            let index = ring.index(ring.last + 1);
+            // SAFETY: 1. the caller's promise: the window stays until the read-back has ended or was cancelled.
+            match unsafe { engine.push(index, &Operation::ReadBack { window: *window }) } {
+                Push::Taken => {
+                    let name = Names::member(Names::in_flight(window.region, NO_REGION));
+                    let ticket = ring.accept(name, 0);
+                    ring.group(1, 1, Kind::Silent, 0, Status::Done);
+                    engine.doorbell();
+                    Flushing::Queued(ticket.0)
+                }
+                Push::Full => Flushing::Waiting,
+                Push::Unsupported => Flushing::Engine,
+            }
+        };
         // SAFETY: 1. C1, by the caller.
-        unsafe {
-            self.with(|state| {
-                retire_all(state);
-                let Some(engine) = state.engine.as_mut() else { return Flushing::Engine };
-                let ring = &mut state.ring;
-                // `depth + 1` entries: one is ours.
-                if ring.in_flight() > ring.depth {
-                    return Flushing::Waiting;
-                }
-                let index = ring.index(ring.last + 1);
-                match engine.push(index, &Operation::ReadBack { window: *window }) {
-                    Push::Taken => {
-                        let name = Names::member(Names::in_flight(window.region, NO_REGION));
-                        let ticket = ring.accept(name, 0);
-                        ring.group(1, 1, Kind::Silent, 0, Status::Done);
-                        engine.doorbell();
-                        Flushing::Queued(ticket.0)
-                    }
-                    Push::Full => Flushing::Waiting,
-                    Push::Unsupported => Flushing::Engine,
-                }
-            })
-        }
+        unsafe { self.with(begin) }
     }
     unsafe fn turn_flush(&self, window: &Target, flushing: &mut Flushing) -> (Flush, bool) {
         match *flushing {
             Flushing::Waiting => {
-                // SAFETY: 1. C1, by the caller.
+                // SAFETY: 1. C1, and the window stays: by the caller.
                 *flushing = unsafe { self.begin_flush(window) };
                 (Flush::Pending, false)
             }
@@ -286,12 +287,13 @@ impl Taken {
         unsafe { self.channel.resume() }
     }
     pub(crate) fn begin_flush(&mut self, window: &Target) -> Flushing {
-        // SAFETY: 1. C1, as above.
+        // SAFETY: 1. C1, as above. 2. drains flush what they have yet to unmap, and hold it until the flush has ended or
+        // its mapping was torn down and its queue stopped or put in quarantine.
         unsafe { self.channel.begin_flush(window) }
     }
     /// The progress, and whether it proves the window's mapping alive.
     pub(crate) fn turn_flush(&mut self, window: &Target, flushing: &mut Flushing) -> (Flush, bool) {
-        // SAFETY: 1. C1, as above.
+        // SAFETY: 1. as `begin_flush`.
         unsafe { self.channel.turn_flush(window, flushing) }
     }
     /// Forgets these windows; `proved`: they were flushed, and their mappings alive.

@@ -17,7 +17,12 @@ use std::sync::{Arc, Weak};
 pub struct DeviceId(pub u32);
 
 /// The hard stop of a device that does DMA; p2p hands one in with the gate.
-pub trait Initiator: Send + Sync + fmt::Debug + 'static {
+///
+/// # Safety
+/// [`Initiator::is_stopped`] answers true only if the device touches no memory that its fabric gave it, and will not
+/// before it is given new work: a true that is wrong frees memory that the device still writes.
+#[expect(unsafe_code, reason = "a promise that only the implementer can keep")]
+pub unsafe trait Initiator: Send + Sync + fmt::Debug + 'static {
     /// Takes its address space away: everything it does faults from now on. Runs on the control thread.
     ///
     /// # Errors

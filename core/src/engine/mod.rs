@@ -20,7 +20,8 @@ pub enum AddressSpace {
     Cpu,
 }
 
-/// A checked operand: bytes in the engine's address space.
+/// A checked operand: bytes in the engine's address space. A plain value, which anybody can make: that it was checked
+/// is what the caller of [`Engine::push`] vouches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// First byte.
@@ -158,7 +159,7 @@ pub enum Flush {
 /// None may block, allocate on `push`, `doorbell` or `retire`, or panic. `push` and `retire` are hot.
 ///
 /// # Safety
-/// 1. Descriptors name only addresses inside the operands given to `push`, or memory the engine owns.
+/// 1. Descriptors name only addresses inside the operands given to `push` and `push_list`, or memory the engine owns.
 /// 2. After an operation was retired, or after `cancel` answered [`Cancel::Stopped`], the device touches its
 ///    operands no more (posted writes to a peer excepted, which `flush` is for).
 /// 3. Dropping the engine while the device may still run leaves memory that the device may write alive.
@@ -179,12 +180,21 @@ pub unsafe trait Engine: Send + 'static {
     /// Writes the descriptor of `op`; `index` (below [`Engine::depth`] `+ 1` rounded up to a power of two) comes back
     /// in [`Sink::complete`]. The fabric may add one read-back of its own to a full queue: answer [`Push::Full`] if
     /// it does not fit. Nothing is visible to the device before [`Engine::doorbell`].
-    fn push(&mut self, index: u32, op: &Operation) -> Push;
+    ///
+    /// # Safety
+    /// The operands of `op` were checked by the fabric, or the caller vouches that they are valid in
+    /// [`Engine::SPACE`], for what `op` does to them; and they stay so until the operation was retired or cancelled
+    /// ([`Cancel::Stopped`]). An address that faults in the device's IOMMU harms nobody. A push that was not
+    /// [`Push::Taken`] asks for nothing.
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push;
 
     /// Writes the descriptor of a whole list, for engines whose device takes one: scatter-gather. It completes once, with
     /// `index`, the bytes of all of it and the worst of its outcomes. All or nothing: [`Push::Full`] leaves no part
     /// behind. Engines that say [`Push::Unsupported`] (this list, or any) get the list as plain operations.
-    fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+    ///
+    /// # Safety
+    /// As [`Engine::push`], for every piece of both sides. The slices themselves are the caller's again when it returns.
+    unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
         let _ = (index, op);
         Push::Unsupported
     }

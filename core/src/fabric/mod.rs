@@ -312,7 +312,9 @@ impl Fabric {
     }
 
     /// A channel of a device, in the seat that its device layer gives it. For device layers: who calls it vouches
-    /// that the device's requests have that domain and trust.
+    /// that the device's requests have that domain and trust, since nothing checks it. With the wrong domain, addresses
+    /// that were checked in one address space are used in another: the device then reaches what its IOMMU maps for it
+    /// there. With the wrong reach, private windows are open to requests of the other kind.
     ///
     /// # Errors
     /// [`ChannelError`]; the engine is dropped then.

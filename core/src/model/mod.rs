@@ -91,7 +91,7 @@ unsafe impl Engine for Device {
     fn depth(&self) -> u32 {
         1
     }
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let Operation::Fill { to, .. } = op else { return Push::Unsupported };
         if let Some(inner) = self.inner.upgrade() {
             drop(inner.lock().unwrap().pin());

@@ -184,7 +184,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
         64
     }
 
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let gate = self.0.state.lock().unwrap().gate.take();
         if let Some((reached, go)) = gate {
             reached.wait();
@@ -355,7 +355,8 @@ pub struct MockInitiator {
     pub detached: AtomicBool,
 }
 
-impl Initiator for MockInitiator {
+// SAFETY: 1. the device has no memory: there is nothing it could touch.
+unsafe impl Initiator for MockInitiator {
     fn detach(&self) -> Result<(), MapError> {
         self.detached.store(true, Ordering::SeqCst);
         if self.detach_stops.load(Ordering::SeqCst) {

@@ -133,7 +133,7 @@ unsafe impl Engine for Later {
         }
         8
     }
-    fn push(&mut self, index: u32, _: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, _: &Operation) -> Push {
         self.0.lock().unwrap().0.push(index);
         Push::Taken
     }

@@ -397,7 +397,11 @@ fn a_panicking_engine_fails_closed() {
         fn depth(&self) -> u32 {
             4
         }
-        fn push(&mut self, _: u32, _: &tidegate_core::engine::Operation) -> tidegate_core::engine::Push {
+        unsafe fn push(
+            &mut self,
+            _: u32,
+            _: &tidegate_core::engine::Operation,
+        ) -> tidegate_core::engine::Push {
             tidegate_core::engine::Push::Taken
         }
         fn doorbell(&mut self) {}

@@ -59,7 +59,9 @@ pub(crate) struct HardStop {
     pub(crate) stopped: AtomicBool,
 }
 
-impl Initiator for HardStop {
+#[expect(unsafe_code, reason = "the hard stop of devices without memory")]
+// SAFETY: 1. the devices have no memory: there is nothing they could touch.
+unsafe impl Initiator for HardStop {
     fn detach(&self) -> Result<(), MapError> {
         self.devs.lock().unwrap().iter().for_each(Dev::halt);
         self.stopped.store(true, Ordering::SeqCst);

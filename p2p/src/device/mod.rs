@@ -81,7 +81,10 @@ impl<F> std::fmt::Debug for Stopper<F> {
     }
 }
 
-impl<F: Function> Initiator for Stopper<F> {
+#[expect(unsafe_code, reason = "the promise to core; tests/unbind_soft.rs: dead device")]
+// SAFETY: 1. true only between a reset that succeeded (`Function::reset` ends all DMA of the function) and the end of
+// `Fabric::release` that follows it, while the gate is closed: nobody gives the function work meanwhile.
+unsafe impl<F: Function> Initiator for Stopper<F> {
     fn detach(&self) -> Result<(), MapError> {
         let Some(function) = self.function.upgrade() else { return Ok(()) };
         // Before the call: one that fails may have been done all the same.

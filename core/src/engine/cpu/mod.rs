@@ -116,7 +116,7 @@ unsafe impl Engine for Cpu {
     }
 
     #[inline]
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let Some(job) = Job::new(index, op) else { return Push::Unsupported };
         if self.pushed - self.retired > u64::from(self.depth) {
             return Push::Full;

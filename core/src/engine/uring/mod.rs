@@ -329,7 +329,7 @@ unsafe impl Engine for Uring {
     }
 
     #[inline]
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         match op {
             Operation::Read { at, to } => self.accept(index, Kind::Read, to, *at),
             Operation::Write { from, at } => self.accept(index, Kind::Write, from, *at),

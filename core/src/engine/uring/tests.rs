@@ -275,11 +275,17 @@ fn poll(uring: &mut Uring, owner: &mut Owner) -> Vec<Status> {
 
 const NOWHERE: Target = Target { address: 0x1000, len: 1, region: 1, window: false };
 
+/// For the null medium only.
+fn nothing(uring: &mut Uring, index: u32) -> Push {
+    // SAFETY: 1. the null medium moves no bytes.
+    unsafe { uring.push(index, &Operation::Read { at: 0, to: NOWHERE }) }
+}
+
 #[test]
 fn what_the_kernel_did_not_take_at_the_doorbell_is_offered_again_by_polls() {
     let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
     let mut owner = Owner::new();
-    owner.submit(|index| uring.push(index, &Operation::Read { at: 0, to: NOWHERE }));
+    owner.submit(|index| nothing(&mut uring, index));
     assert_eq!(poll(&mut uring, &mut owner), [], "not rung");
     // As after a doorbell that met EAGAIN.
     uring.refused(&std::io::Error::from_raw_os_error(libc::EAGAIN));
@@ -296,7 +302,8 @@ fn a_ring_that_died_answers_everything_with_its_errno() {
     uring.refused(&std::io::Error::from_raw_os_error(libc::EOWNERDEAD));
     for _ in 0..3 {
         for op in [Operation::Read { at: 0, to: NOWHERE }, Operation::Fence] {
-            owner.submit(|index| uring.push(index, &op));
+            // SAFETY: 1. the null medium moves no bytes.
+            owner.submit(|index| unsafe { uring.push(index, &op) });
         }
         uring.doorbell();
         assert_eq!(poll(&mut uring, &mut owner), [errno(libc::EOWNERDEAD); 2]);
@@ -307,7 +314,7 @@ fn a_ring_that_died_answers_everything_with_its_errno() {
 #[test]
 fn what_was_never_taken_is_withdrawn_and_the_ring_is_not_used_again() {
     let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
-    assert_eq!(uring.push(1, &Operation::Read { at: 0, to: NOWHERE }), Push::Taken);
+    assert_eq!(nothing(&mut uring, 1), Push::Taken);
     assert_eq!(uring.cancel(), Cancel::Stopped);
     assert!(!uring.resume(), "its entry lies in the submission queue");
     uring.doorbell();
@@ -327,7 +334,8 @@ fn behind_a_write(fence: Fence) -> Option<u32> {
     let from =
         Target { address: memory.backing().cpu().as_ptr() as u64, len: 4096, region: 1, window: false };
     for op in [Operation::Write { from, at: 0 }, Operation::Fence] {
-        owner.submit(|index| uring.push(index, &op));
+        // SAFETY: 1. `memory` lives until both have ended, and the kernel only reads it.
+        owner.submit(|index| unsafe { uring.push(index, &op) });
     }
     uring.doorbell();
     while owner.poll(1, |sink| uring.retire(sink)).is_empty() {}
@@ -366,7 +374,7 @@ fn nothing_is_the_kernels_before_the_doorbell() {
         let Some(mut uring) = ring_or_skip(builder) else { return };
         let mut owner = Owner::new();
         for _ in 0..3 {
-            owner.submit(|index| uring.push(index, &Operation::Read { at: 0, to: NOWHERE }));
+            owner.submit(|index| nothing(&mut uring, index));
         }
         // What lies in the submission queue a thread of the kernel's may take.
         assert_eq!(uring.book.waiting(), if uring.features.sqpoll { 0 } else { 3 });

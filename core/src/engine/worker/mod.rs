@@ -322,7 +322,7 @@ unsafe impl Engine for Worker {
     }
 
     #[inline]
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let Some(job) = Job::new(index, op) else { return Push::Unsupported };
         let position = self.submitter.pushed();
         if position - self.retired > u64::from(self.depth) || self.stopped {

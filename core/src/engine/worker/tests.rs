@@ -113,7 +113,9 @@ fn a_dropped_engine_touches_nothing_any_more() {
         let to =
             Target { address: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, region: 0, window: false };
         for index in 0..8 {
-            assert_eq!(worker.push(index, &Operation::Fill { to, pattern: !0 }), Push::Taken);
+            let fill = Operation::Fill { to, pattern: !0 };
+            // SAFETY: 1. `bytes` outlives the engine and is not looked at before it was dropped.
+            assert_eq!(unsafe { worker.push(index, &fill) }, Push::Taken);
         }
         worker.doorbell();
         drop(worker);
@@ -134,15 +136,20 @@ fn a_cpu_that_may_not_be_used_is_an_error() {
     }
 }
 
+fn fence(worker: &mut Worker, index: u32) -> Push {
+    // SAFETY: 1. a fence has no operands.
+    unsafe { worker.push(index, &Operation::Fence) }
+}
+
 #[test]
 fn a_full_queue_that_is_stopped_takes_nothing_until_it_is_resumed() {
     let mut worker = worker(4096);
-    assert_eq!(worker.push(0, &Operation::Fence), Push::Taken);
+    assert_eq!(fence(&mut worker, 0), Push::Taken);
     worker.doorbell();
     while worker.cancel() == Cancel::Pending {}
-    assert_eq!(worker.push(1, &Operation::Fence), Push::Full);
+    assert_eq!(fence(&mut worker, 1), Push::Full);
     assert!(worker.resume());
-    assert_eq!(worker.push(1, &Operation::Fence), Push::Taken);
+    assert_eq!(fence(&mut worker, 1), Push::Taken);
 }
 
 /// Revokes at random while a poller copies into regions that come and go: what was revoked is not written any more,

@@ -187,13 +187,15 @@ fn drivers_refuse_what_they_do_not_drive() {
 /// Opens an engine, gives it work, and drops it: what no caller of core can do.
 struct DroppedAtWork<D>(D, Operation);
 
+#[expect(unsafe_code, reason = "pushes by itself, as a channel would")]
 impl<D: Driver<Soft>> Driver<Soft> for DroppedAtWork<D> {
     type Engine = D::Engine;
 
     fn open(self, resources: Resources<Soft>) -> Result<D::Engine, DriverError> {
         let at = resources.address();
         let mut engine = self.0.open(resources)?;
-        assert_eq!(engine.push(1, &self.1), Push::Taken);
+        // SAFETY: 1. nothing is mapped at its address: a soft device's request faults in the model's IOMMU.
+        assert_eq!(unsafe { engine.push(1, &self.1) }, Push::Taken);
         engine.doorbell();
         drop(engine);
         Err(DriverError::Unresponsive { at, what: "live" })

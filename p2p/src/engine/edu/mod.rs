@@ -254,7 +254,7 @@ unsafe impl<B: Backend> Engine for EduEngine<B> {
         self.depth
     }
 
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let fits = match op {
             Operation::Copy { from, to } => {
                 self.reaches(from) && self.reaches(to) && from.len == to.len && !overlap(from, to)

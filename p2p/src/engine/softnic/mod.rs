@@ -365,7 +365,7 @@ unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
     }
 
     #[inline]
-    fn push(&mut self, index: u32, op: &Operation) -> Push {
+    unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
         let is_fence = *op == Operation::Fence;
         let posting = self.translate(op);
         if posting.is_none() && !is_fence {
