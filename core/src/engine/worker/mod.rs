@@ -379,6 +379,11 @@ unsafe impl Engine for Worker {
     fn flush(&mut self, _: &Target) -> Flush {
         Flush::Flushed
     }
+
+    /// A thread that got no CPU in time obeys when it does.
+    fn stopped(&mut self) -> bool {
+        self.cancel() == Cancel::Stopped
+    }
 }
 
 impl Drop for Worker {

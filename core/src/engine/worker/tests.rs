@@ -152,6 +152,39 @@ fn a_full_queue_that_is_stopped_takes_nothing_until_it_is_resumed() {
     assert_eq!(fence(&mut worker, 1), Push::Taken);
 }
 
+#[test]
+fn a_condemned_engine_leaves_quarantine_once_its_thread_has_obeyed() {
+    // A thread that gets no CPU: it is started later.
+    let inbox = Mutex::new(Inbox { lanes: Vec::new(), closed: false });
+    let shared = Arc::new(Shared { news: AtomicU64::new(0), inbox });
+    let thread = WorkerThread { shared: shared.clone(), thread: std::thread::current() };
+    let fabric = Fabric::builder().manual().build().unwrap();
+    let memory = Memory::allocate("condemned", 4096).unwrap();
+    let region = fabric.register(memory.backing(), Access::ReadWrite).unwrap();
+    let engine = thread.engine(shared::config(4096));
+    let mut channel = fabric.channel(&fabric.poller("test"), engine, ChannelConfig::default()).unwrap();
+    let fill = Op::fill(region.handle().span(0..4096), !0);
+    assert!(matches!(channel.pin().unwrap().submit(fill), Submit::Queued(_)));
+    let report = region.revoke(Cause::User, Deadline::millis(0, 0)).wait().unwrap();
+    assert!(!report.is_clean(), "{report:?}");
+    for _ in 0..100 {
+        fabric.turn();
+    }
+    assert!(!fabric.inspect().quarantine.is_empty(), "the thread has not obeyed yet");
+    drop(thread);
+    let thread = std::thread::spawn(move || work(&shared, napping().idle));
+    let begun = Instant::now();
+    while !fabric.inspect().quarantine.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", fabric.inspect().quarantine);
+        fabric.turn();
+        std::thread::yield_now();
+    }
+    thread.join().unwrap();
+    let mut bytes = [1; 4096];
+    memory.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 4096], "it was withdrawn");
+}
+
 /// Revokes at random while a poller copies into regions that come and go: what was revoked is not written any more,
 /// and every operation completes once.
 #[test]
