@@ -61,8 +61,8 @@ pub(super) mod x86 {
     /// `times > 0`.
     unsafe fn streams512(from: *const u8, to: *mut u8, stride: usize, step: usize, times: usize) {
         let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
-        // SAFETY: 1. the caller's promises: all loads and stores are inside the four streams. 2. xmm0-3 name the
-        // whole registers; `vzeroupper` leaves no dirty upper halves.
+        // SAFETY: 1. the caller's promises: all loads and stores are inside the four streams. 2. xmm0-15 name the
+        // whole registers: `vzeroupper`, which leaves no dirty upper halves, clears those of all sixteen.
         unsafe {
             asm!(
                 "2:",
@@ -85,6 +85,9 @@ pub(super) mod x86 {
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
                 k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
                 options(nostack),
             );
         }
@@ -126,6 +129,8 @@ pub(super) mod x86 {
                 k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
                 options(nostack),
             );
         }
