@@ -70,6 +70,8 @@ impl<E: Engine> Core<E> {
         let mut ptr = self.state.ptr();
         // SAFETY: 1. the caller's promise: nobody else reaches the state now.
         let state = unsafe { cell_mut(&mut ptr) };
+        // An owner that died in its section left its count open; what comes now is not its.
+        state.ring.tally.interrupt(state.ring.last);
         let result = f(state);
         state.ring.tally.publish_all(state.ring.last);
         result

@@ -169,6 +169,7 @@ struct Run {
     before: u64,
     bytes: u64,
     /// Where the last run's regions are counted, for the next section.
+    /// Keys of nothing go with places of nothing: a fence has them.
     keys: [u64; 2],
     places: [usize; 2],
 }
@@ -196,7 +197,7 @@ impl Tally {
             counts: [0; ALL],
             inner: 0,
             rare: false,
-            run: Run { names: NO_RUN, before: 0, bytes: 0, keys: [0; 2], places: [0; 2] },
+            run: Run { names: NO_RUN, before: 0, bytes: 0, keys: [0; 2], places: [rows::NOWHERE; 2] },
             published: Arc::new(Published { counts, rows: Rows::new() }),
         }
     }
@@ -258,7 +259,7 @@ impl Tally {
     /// Entries follow that are counted on their own, after ticket `last`.
     pub(super) fn interrupt(&mut self, last: u64) {
         self.end_run(last);
-        self.run.keys = [0; 2];
+        (self.run.keys, self.run.places) = ([0; 2], [rows::NOWHERE; 2]);
     }
 
     /// A span of a list; `side`: 0 it is read, 1 it is written.
@@ -438,5 +439,23 @@ mod tests {
             ]
         );
         assert_eq!(other, Use::default());
+    }
+    #[test]
+    fn a_fence_is_counted_to_no_region_first_of_all_or_after_a_list() {
+        let mut tally = Tally::new();
+        let (fence, copy) = (Names::in_flight(NO_REGION, NO_REGION), Names::in_flight(3, 5));
+        tally.submitted(fence, (0, 0), 0, 0);
+        tally.publish(touched::PUSHED, 1);
+        tally.submitted(copy, (1 << 32, 1 << 32), 8, 1);
+        tally.interrupt(2);
+        tally.submitted(fence, (0, 0), 0, 2);
+        tally.publish(touched::PUSHED, 3);
+        let (rows, _) = tally.published().rows.read();
+        let ops = |(_, _, used): &(u32, u32, Use)| used.reads + used.writes;
+        assert_eq!(rows.iter().map(ops).collect::<Vec<_>>(), [1, 1]);
+        // What a row holds that was nobody's shows when it gets an owner.
+        (0..10_000).for_each(|n| _ = tally.published().rows.place((1000 + n) | 1 << 32));
+        let (rows, other) = tally.published().rows.read();
+        assert_eq!(rows.iter().map(ops).sum::<u64>() + other.reads + other.writes, 2);
     }
 }

@@ -113,3 +113,16 @@ fn a_forced_revoke_asks_for_the_dead_before_it_gives_up() {
     assert_eq!((report.is_clean(), report.revoked), (true, 1), "{report:?}");
     drop(channel);
 }
+
+#[test]
+fn what_a_revoker_queues_is_not_counted_to_the_operations_of_the_dead() {
+    let (world, channel, _dev) = world();
+    let (window, other) = (world.window("w"), world.host("other"));
+    let mut channel = die_pinned(channel, window.span());
+    assert!(window.revoke(Cause::User, CANCEL).wait().unwrap().is_clean());
+    poll(&mut channel);
+    assert!(matches!(channel.pin().unwrap().submit(Op::fill(other.span(), 1)), Submit::Queued(_)));
+    let seen = world.fabric.inspect();
+    let writes: Vec<u64> = seen.channels[0].regions.iter().map(|r| r.used.writes).collect();
+    assert_eq!(writes, [1, 1], "{seen:?}");
+}
