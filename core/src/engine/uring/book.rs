@@ -366,9 +366,18 @@ impl Book {
         any
     }
 
+    /// The ring is dead: syncs and cancels that the kernel has not taken it never will, and no completion of theirs is
+    /// waited for.
+    pub(super) fn bury(&mut self) {
+        self.out = self.out.saturating_sub(self.syncs_built as u32);
+        self.cancels = self.cancels.saturating_sub(self.cancels_built as u32);
+        (self.syncs_built, self.cancels_built) = (0, 0);
+    }
+
     /// Ends with this errno what the kernel will never take.
     #[cold]
     pub(super) fn fail(&mut self, errno: i32, sink: &mut Sink<'_>) {
+        self.bury();
         self.syncing = None;
         // Those built first, so that they come out in order.
         while sink.room() > 0 && self.built > 0 {

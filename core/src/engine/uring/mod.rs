@@ -159,7 +159,7 @@ impl Uring {
             if self.book.rung > 0 && !self.book.cancelling && self.dead.is_none() {
                 self.build();
             }
-            if !self.enter() || !self.book.at_fence() {
+            if !self.enter() || !self.book.at_fence() || self.dead.is_some() {
                 return;
             }
             if !self.book.wants_sync() {
@@ -369,6 +369,9 @@ unsafe impl Engine for Uring {
 
     fn cancel(&mut self) -> Cancel {
         self.book.withdraw();
+        if self.dead.is_some() {
+            self.book.bury();
+        }
         // Unless something else has to be taken: what the kernel has not taken it never will.
         if self.book.out == 0 && self.book.cancels == 0 {
             self.spoiled |= self.book.drop_built();

@@ -269,6 +269,30 @@ fn a_ring_that_died_ends_what_it_never_took_with_its_errno() {
     assert_eq!(desk.result(u64::from(all[0]), 4096), Some((Status::Done, 4096)));
 }
 
+#[test]
+fn a_ring_that_died_waits_only_for_what_the_kernel_took() {
+    let Some(mut uring) = ring_or_skip(Uring::builder().null()) else { return };
+    // Two syncs and a cancel were written; the kernel took the first and died.
+    uring.book.sync_began(2);
+    uring.book.cancel_began();
+    uring.book.took(1);
+    uring.refused(&std::io::Error::from_raw_os_error(libc::EOWNERDEAD));
+    assert_eq!(uring.cancel(), Cancel::Pending, "one sync is out");
+    uring.book.odd(SYNC, 0, None);
+    assert_eq!(uring.cancel(), Cancel::Stopped);
+}
+
+#[test]
+fn a_fence_whose_sync_a_dead_ring_holds_ends_with_its_errno_and_is_not_waited_for() {
+    let mut desk = Desk::new(medium(true, false), Fence::DataSync);
+    desk.push(Kind::Fence);
+    desk.book.rung = 1;
+    desk.book.sync_began(1);
+    let ended = desk.owner.poll(2, |sink| desk.book.fail(libc::EOWNERDEAD, sink));
+    assert_eq!((ended.len(), ended[0].status), (1, errno(libc::EOWNERDEAD)));
+    assert_eq!((desk.book.out, desk.book.waiting()), (0, 0));
+}
+
 fn poll(uring: &mut Uring, owner: &mut Owner) -> Vec<Status> {
     owner.poll(4, |sink| uring.retire(sink)).iter().map(|c| c.status).collect()
 }
