@@ -107,7 +107,7 @@ fn queue_pieces<E: Engine>(
     list: &OpList,
     whole: &ListOperation<'_>,
 ) -> Result<(), Submit> {
-    if list.kind != OpKind::Copy && !E::BYTE_ADDRESSED {
+    if list.kind != OpKind::Copy && !engine.splits(list.at, list.len) {
         return Err(Submit::Denied(Flow::Unsupported));
     }
     let pieces = Pieces::of(whole).count() as u64;

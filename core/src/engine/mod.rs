@@ -170,10 +170,6 @@ pub unsafe trait Engine: Send + 'static {
     /// Can it run [`Operation::ReadBack`] in its queue? Then channels can confirm, and drains flush that way.
     const CONFIRMS: bool;
 
-    /// Do positions of its medium count bytes (a file), so that a list of reads or writes may be split into pieces at
-    /// `at`, `at` plus the first one's length, and so on? Not so where each operation is a unit (a packet).
-    const BYTE_ADDRESSED: bool = false;
-
     /// Operations in flight at most. The channel takes the smaller of this and its configured depth.
     fn depth(&self) -> u32;
 
@@ -197,6 +193,15 @@ pub unsafe trait Engine: Send + 'static {
     unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
         let _ = (index, op);
         Push::Unsupported
+    }
+
+    /// May a list of reads or writes of `len` bytes at position `at` be split into operations at `at`, `at` plus the
+    /// first one's length, and so on, which run in any order? Asked once a list that `push_list` does not take; without
+    /// it the list is denied. So it must be where each operation is a unit (a packet), where bytes go in the order of the
+    /// operations (a pipe), and where a later position would be one of something else.
+    fn splits(&self, at: u64, len: u64) -> bool {
+        let _ = (at, len);
+        false
     }
 
     /// Makes all pushed descriptors visible. Called once at the end of a section that pushed.

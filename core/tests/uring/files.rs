@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 use tidegate_core::engine::uring::{Builder, SqPoll, Uring, at};
-use tidegate_core::{Flow, Memory, Op, Status, Submit};
+use tidegate_core::{Flow, Memory, Op, OpList, Status, Submit};
 
 /// The ways to set an engine up that must not differ in what they do.
 fn ways() -> [fn(Builder) -> Builder; 4] {
@@ -196,6 +196,46 @@ fn a_pipe_gives_what_it_has_and_takes_all() {
     let ended = world.one(Op::write(handle.span(0..1 << 20), at(1, 0)));
     assert_eq!((ended.status, ended.len), (Status::Done, 1 << 20));
     assert!(other.join().unwrap() == bytes);
+}
+
+#[test]
+fn a_list_moves_the_bytes_of_one_file_and_is_denied_where_its_pieces_have_no_place() {
+    let (reader, mut feed) = pipe();
+    let (first, second) = (file_of(&pattern(100, 1)), file_of(&pattern(100, 2)));
+    let path = std::env::temp_dir().join(format!("tidegate-uring-append-{}", std::process::id()));
+    let appended = std::fs::File::options().read(true).append(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let files = [&first, &second, &appended].map(|file| file.try_clone().unwrap());
+    let builder = files.into_iter().fold(Uring::builder(), |builder, file| builder.file(file));
+    let Some(engine) = ring_or_skip(builder.file(reader)) else { return };
+    let mut world = World::new(engine, 4096);
+    let handle = world.region.handle();
+    feed.write_all(&pattern(100, 3)).unwrap();
+    let spans = [handle.span(0..20), handle.span(40..70)];
+    let denied = [
+        OpList::read(at(3, 0), &spans),
+        OpList::write(&spans, at(2, 0)),
+        // Its second piece would be at the first offset of the next file.
+        OpList::write(&spans, at(0, (1 << 48) - 20)),
+        OpList::write(&spans, at(0, (1 << 48) - 49)),
+        OpList::read(at(4, 0), &spans),
+        OpList::read(u64::MAX, &spans),
+    ];
+    for list in denied {
+        let answer = world.channel.pin().unwrap().submit_list(&list);
+        assert_eq!(answer, Submit::Denied(Flow::Unsupported), "{list:?}");
+    }
+    assert_eq!(world.channel.in_flight(), 0);
+    assert!(contents(&first) == pattern(100, 1) && contents(&second) == pattern(100, 2));
+    assert_eq!(contents(&appended), []);
+    let list = OpList::read(at(1, 10), &spans);
+    assert!(matches!(world.channel.pin().unwrap().submit_list(&list), Submit::Queued(_)));
+    let ended = collect(&mut world.channel, 1);
+    assert_eq!((ended[0].status, ended[0].len), (Status::Done, 50));
+    assert_eq!([world.bytes(0, 20), world.bytes(40, 30)].concat(), pattern(100, 2)[10..60]);
+    let list = OpList::read(at(0, (1 << 48) - 50), &spans);
+    assert!(matches!(world.channel.pin().unwrap().submit_list(&list), Submit::Queued(_)), "just inside");
+    assert_eq!(collect(&mut world.channel, 1)[0].len, 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What an engine knows of its operations, apart from the ring: what is queued, what the kernel has, what a
 //! completion means.
 
-use super::entry::{CANCEL, Entry, Kind, Medium, SYNC};
+use super::entry::{CANCEL, Entry, Kind, Medium, OFFSET, OFFSET_BITS, SYNC};
 use super::{Fence, OFFSET_END};
 use crate::engine::{Outcome, Push, Sink, Target};
 use std::collections::VecDeque;
@@ -74,8 +74,15 @@ impl Book {
         let len = u32::try_from(operand.len).ok()?;
         let entry = Entry::new(kind, operand.address, at, len);
         // The end in the file's own offsets: those of the next file never begin.
-        let end = (at & super::entry::OFFSET) + u64::from(len);
+        let end = (at & OFFSET) + u64::from(len);
         (entry.file() < self.media.len() && end <= OFFSET_END).then_some(entry)
+    }
+
+    /// Are these bytes of one file, which each have their place in it?
+    pub(super) fn splits(&self, at: u64, len: u64) -> bool {
+        let medium = usize::try_from(at >> OFFSET_BITS).ok().and_then(|file| self.media.get(file));
+        let fits = (at & OFFSET).checked_add(len).is_some_and(|end| end <= OFFSET_END);
+        fits && medium.is_some_and(|medium| medium.seekable && !medium.appends)
     }
 
     /// Its place, if it is free, and its file.

@@ -186,6 +186,7 @@ fn medium(fd: OwnedFd) -> Result<Medium, UringError> {
         place: Place::Fd(file.as_raw_fd()),
         seekable: kind.is_file() || kind.is_block_device(),
         direct: flags & libc::O_DIRECT != 0,
+        appends: flags & libc::O_APPEND != 0,
         dirty: false,
         fd: Some(file.into()),
     })

@@ -171,13 +171,15 @@ pub(super) struct Medium {
     pub(super) seekable: bool,
     /// O_DIRECT.
     pub(super) direct: bool,
+    /// O_APPEND: writes go to its end, wherever that is, in the order in which they run.
+    pub(super) appends: bool,
     /// Written since its last sync.
     pub(super) dirty: bool,
 }
 
 impl Medium {
     pub(super) fn null() -> Medium {
-        Medium { place: Place::Null, fd: None, seekable: false, direct: false, dirty: false }
+        Medium { place: Place::Null, fd: None, seekable: false, direct: false, appends: false, dirty: false }
     }
 
     pub(super) fn raw(&self) -> Option<RawFd> {

@@ -49,6 +49,9 @@
 //!   after 64 times in a row without a byte moved.
 //! * A write past RLIMIT_FSIZE or into a pipe that nobody reads raises SIGXFSZ or SIGPIPE, as write(2) does, in the
 //!   thread that rings the doorbell or in one of the kernel's. (Rust programs ignore SIGPIPE.)
+//! * A list ([`OpList`](crate::OpList)) runs as one operation a piece, in any order. So it is
+//!   [`Flow::Unsupported`](crate::Flow::Unsupported) where bytes have no place of their own (a pipe, a socket, a file
+//!   opened with O_APPEND), and where it would run past the last offset of its file.
 //! * Operations run and end in any order. [`Op::fence`](crate::Op::fence) keeps order, and with [`Fence::DataSync`]
 //!   also syncs.
 //!
@@ -322,7 +325,6 @@ impl Uring {
 unsafe impl Engine for Uring {
     const SPACE: AddressSpace = AddressSpace::Cpu;
     const CONFIRMS: bool = false;
-    const BYTE_ADDRESSED: bool = true;
 
     fn depth(&self) -> u32 {
         self.depth
@@ -336,6 +338,10 @@ unsafe impl Engine for Uring {
             Operation::Fence => self.book.enqueue(index, Entry::FENCE),
             _ => Push::Unsupported,
         }
+    }
+
+    fn splits(&self, at: u64, len: u64) -> bool {
+        self.book.splits(at, len)
     }
 
     #[inline]
