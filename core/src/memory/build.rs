@@ -230,7 +230,7 @@ impl MemoryBuilder {
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
             return Err(os("F_ADD_SEALS"));
         }
-        let map = Map::new(&file, len, align as usize)?;
+        let map = Map::new(&file, len, page as usize, align as usize)?;
         map.advise(libc::MADV_DONTFORK, "MADV_DONTFORK")?;
         // A kernel without NUMA has one node and no mbind.
         match self.node.map(|node| (node, map.bind(node))) {

@@ -16,13 +16,12 @@ use std::ptr::{self, NonNull};
 /// A shared, writable mapping of a whole file.
 ///
 /// # Invariants
-/// `reserved` is an address range that belongs to this value alone until it is dropped; `base..base + len` lies within
-/// it and is the file, readable and writable. Nobody holds a reference into it (M1 of [`super::Memory`]).
+/// `base..base + len` is the file, readable and writable, and belongs to this value alone until it is dropped. Nobody
+/// holds a reference into it (M1 of [`super::Memory`]).
 #[derive(Debug)]
 pub(super) struct Map {
     base: NonNull<u8>,
     len: usize,
-    reserved: (NonNull<u8>, usize),
 }
 
 // SAFETY: 1. a range of addresses, which are good in every thread. 2. bytes are reached by volatile accesses only (M1).
@@ -31,26 +30,46 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Maps `len` bytes of `file` at a multiple of `align`, a power of two. The kernel aligns hugetlb mappings itself;
-    /// a larger alignment than a page is had by reserving more addresses (they cost no memory). One or two mmaps.
-    pub(super) fn new(file: &File, len: usize, align: usize) -> Result<Map, MemoryError> {
-        let (shared, fd) = (libc::MAP_SHARED, file.as_raw_fd());
-        if align <= page_size() as usize {
-            let base = mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, shared, fd)?;
-            return Ok(Map { base, len, reserved: (base, len) });
+    /// Maps `len` bytes of `file`, whose pages are of `page` bytes, at a multiple of `align`, a power of two. The kernel
+    /// aligns to a page itself, also where that is a hugetlb page; a larger alignment is had by reserving more addresses
+    /// (they cost no memory). One mmap, or two and two munmaps.
+    pub(super) fn new(file: &File, len: usize, page: usize, align: usize) -> Result<Map, MemoryError> {
+        if align <= page {
+            let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+            return Ok(Map { base: mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd)?, len });
         }
         let too_long = MemoryError::Os { op: "mmap", errno: libc::ENOMEM };
         let size = len.checked_add(align).ok_or(too_long)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let start = mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1)?;
+        Map::within(file, (start, size), len, align)
+    }
+
+    /// Maps the file into a reservation of `len + align` bytes and gives the rest back. If the mmap fails, nobody knows
+    /// whether the kernel had already taken the reservation away at that place, where another thread may have mapped
+    /// something since. So that place is not touched again: at worst some addresses without memory are lost.
+    pub(super) fn within(
+        file: &File,
+        (start, size): (NonNull<u8>, usize),
+        len: usize,
+        align: usize,
+    ) -> Result<Map, MemoryError> {
         let skip = start.align_offset(align);
         // SAFETY: 1. `skip < align` and the reservation is `len + align` long.
         let base = unsafe { start.add(skip) };
-        // From here on the reservation is given back if anything fails.
-        let map = Map { base, len, reserved: (start, size) };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        mmap(base.as_ptr().cast(), len, protection, shared | libc::MAP_FIXED, fd)?;
-        Ok(map)
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let mapped = mmap(base.as_ptr().cast(), len, protection, flags, file.as_raw_fd());
+        // SAFETY: 1. as above, `len + skip <= size`.
+        let end = unsafe { base.add(len) };
+        for (at, len) in [(start, skip), (end, size - skip - len)] {
+            if len > 0 {
+                // SAFETY: 1. a part of the reservation that the mmap did not name: ours, and nothing points into it.
+                // Refused (it would split a mapping, and there are too many), it stays: addresses without memory.
+                let _stays = unsafe { libc::munmap(at.as_ptr().cast(), len) };
+            }
+        }
+        mapped.map(|base| Map { base, len })
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
@@ -146,9 +165,8 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        let (start, len) = self.reserved;
         // SAFETY: 1. the range is ours and nothing points into it any more: `Memory` hands out backings, which keep it.
-        let code = unsafe { libc::munmap(start.as_ptr().cast(), len) };
+        let code = unsafe { libc::munmap(self.start(), self.len) };
         debug_assert_eq!(code, 0, "munmap of a mapping of our own");
     }
 }
@@ -161,11 +179,31 @@ fn mmap(
     flags: i32,
     fd: i32,
 ) -> Result<NonNull<u8>, MemoryError> {
-    // SAFETY: 1. without MAP_FIXED the kernel picks free addresses; with it (`Map::new`) the range is a reservation of
+    // SAFETY: 1. without MAP_FIXED the kernel picks free addresses; with it (`Map::within`) the range is a reservation of
     // our own, into which nothing points.
     let base = unsafe { libc::mmap(at, len, protection, flags, fd, 0) };
     if base == libc::MAP_FAILED {
         return Err(os("mmap"));
     }
     NonNull::new(base.cast()).ok_or(MemoryError::Os { op: "mmap", errno: libc::EINVAL })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_where_the_file_could_not_be_mapped_is_not_touched_again() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let (len, align) = (2 * page_size() as usize, 1 << 20);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let start = mmap(ptr::null_mut(), len + align, libc::PROT_NONE, flags, -1).unwrap();
+        // It is not open for writing.
+        let refused = Map::within(&file, (start, len + align), len, align).unwrap_err();
+        assert_eq!(refused, MemoryError::Os { op: "mmap", errno: libc::EACCES });
+        let base = (start.as_ptr() as usize).next_multiple_of(align);
+        let flags = flags | libc::MAP_FIXED_NOREPLACE;
+        let again = mmap(base as *mut c_void, len, libc::PROT_NONE, flags, -1);
+        assert_eq!(again.unwrap_err(), MemoryError::Os { op: "mmap", errno: libc::EEXIST });
+    }
 }

@@ -54,7 +54,8 @@ fn what_was_really_got_is_read_back_and_the_rest_explained() {
 fn a_mapping_is_aligned_as_asked_also_where_the_kernel_would_not() {
     let memory = Memory::allocate("aligned", page_size()).unwrap();
     for _ in 0..4 {
-        let map = super::map::Map::new(&memory.file, page_size() as usize, 64 << 20).unwrap();
+        let map =
+            super::map::Map::new(&memory.file, page_size() as usize, page_size() as usize, 64 << 20).unwrap();
         assert_eq!(map.base().as_ptr() as usize % (64 << 20), 0);
     }
 }
