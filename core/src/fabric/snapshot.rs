@@ -25,7 +25,7 @@ pub struct ChannelState {
     pub poller: String,
     /// Device, if it has one.
     pub device: Option<String>,
-    /// Entries of its ring in flight now.
+    /// Entries of its ring in flight. They come and go while they are counted, so it may be off by those.
     pub in_flight: u64,
     /// What it counted, as of its last section that did something.
     pub counters: Counters,

@@ -107,8 +107,8 @@ fn model_reuse_fast() {
     });
 }
 
-fn coalesce(barrier: Barrier, other: fn(&Rig)) {
-    check(2, move || {
+fn coalesce(barrier: Barrier, preemptions: usize, other: fn(&Rig)) {
+    check(preemptions, move || {
         let rig = Rig::new(barrier, 2);
         let (mut channel, op) = (rig.channel(), rig.op(0));
         let owner = thread::spawn(move || {
@@ -128,13 +128,13 @@ fn coalesce(barrier: Barrier, other: fn(&Rig)) {
 /// A revoker, somebody else who wants a grace period, and an owner whose epochs are all that counts: neither may borrow the other's bump.
 #[test]
 fn model_coalesce_fast() {
-    coalesce(FAST, |rig| rig.grace(1));
+    coalesce(FAST, 2, |rig| rig.grace(1));
 }
 
 /// Two revokers share one barrier.
 #[test]
 fn model_coalesce_slow() {
-    coalesce(SLOW, |rig| rig.revoke(1, PATIENT, 1));
+    coalesce(SLOW, 3, |rig| rig.grace(1));
 }
 
 fn nest(barrier: Barrier, turns: usize) {
