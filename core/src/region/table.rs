@@ -149,7 +149,7 @@ impl Table {
     }
 
     /// With a number of the caller's choice, for models and tests.
-    #[cfg(test)]
+    #[cfg(any(test, tidegate_tsan))]
     pub(crate) fn new(capacity: u32, fabric: u8) -> Table {
         Table::bounded(capacity, Block { fabric, before: 0, last: 1000 }, false).expect("a mapping")
     }
@@ -257,7 +257,7 @@ impl Table {
     }
 
     /// Marks a slot, whatever it holds.
-    #[cfg(test)]
+    #[cfg(any(test, tidegate_tsan))]
     pub(crate) fn mark(&self, index: u32) {
         if let Some(slot) = self.slot(index) {
             slot.word.fetch_and(!word::LIVE, Ordering::Relaxed);
