@@ -48,8 +48,8 @@ impl Grace {
         Grace { target, lines: lines(), seen: 0, speed: Speed::Fast }
     }
 
-    /// Looks again. True when the grace period is over. Spins at most 10 us, makes at most one membarrier that succeeds in the
-    /// life of the grace period; allocates only for channels that are inside a section for longer than that.
+    /// Looks again. True when the grace period is over. Spins at most 10 us, makes at most one membarrier that
+    /// succeeds in the life of the grace period; allocates only for channels that stay in a section for longer.
     pub(crate) fn turn(&mut self, epoch: &Epoch) -> bool {
         let target = self.target;
         // Acquire: what the section did before it left (or entered anew) happens before what we do.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use tidegate_core::drain::{Phase, Progress};
 use tidegate_core::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
-use tidegate_core::{Access, Cause, ChannelConfig, ChannelError, Fabric, Memory, Op, Submit};
+use tidegate_core::{Access, Cause, ChannelConfig, ChannelError, Fabric, Memory, Op, Submit, WaitError};
 
 #[test]
 fn counts_are_exact_over_channels_and_a_joiner_counts_nothing_twice() {
@@ -197,4 +197,19 @@ fn makers_do_not_pass_the_limit_together() {
     let again = |engine| fabric.channel(&fabric.poller("again"), engine, ChannelConfig::default());
     let _held = again(Later(Arc::default(), Cell::default())).unwrap();
     assert!(again(Later(Arc::default(), Cell::default())).is_err());
+}
+
+#[test]
+fn a_wait_for_a_batch_over_two_fabrics_is_refused_inside_a_section_of_either() {
+    let (first, second) = (World::new(), World::new());
+    let (mut channel, _dev) = second.channel(8);
+    let (region, early) = (second.host("theirs"), second.host("early"));
+    let section = channel.pin().unwrap();
+    let refused = first.fabric.revoke(&[early.revocable()], Cause::User, FORCE).wait();
+    assert!(matches!(refused, Err(WaitError::OwnPin { .. })), "{refused:?}");
+    drop(section);
+    // Both are manual: whoever waits does the control work of each.
+    let report = first.fabric.revoke(&[region.revocable()], Cause::User, PATIENT).wait().unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(second.log.count("unmap theirs"), 1);
 }
