@@ -35,3 +35,21 @@ proptest! {
         play.end();
     }
 }
+
+/// The drain that closes a channel behind a stuck owner has it in hand after the quiesce that gave up on it.
+#[test]
+fn a_channel_that_a_quiesce_gave_up_on_may_be_seized_after_it() {
+    use step::{By, Step, What};
+    let steps = [
+        Step::Quiesce(0, By::Force),
+        Step::Sleep(0),
+        Step::Restore(0),
+        Step::OnCancel(0, 1),
+        Step::Submit(0, What::Fill, 0, 0, 1),
+        Step::Control,
+        Step::Restore(0),
+    ];
+    let mut play = play::Play::new(BarrierMode::Auto);
+    steps.iter().for_each(|step| play.step(step));
+    play.end();
+}

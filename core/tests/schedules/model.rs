@@ -44,6 +44,10 @@ pub(crate) struct DrainModel {
     /// Channels that it may take over: which had named a region of it, or written a window of it, when it began; and
     /// those that it closes.
     pub(crate) channels: BTreeSet<usize>,
+    /// Those that it closes.
+    pub(crate) closes: BTreeSet<usize>,
+    /// It ended without all of them: another drain closes them as soon as their owners are out.
+    pub(crate) gave_up: bool,
     /// It may cancel; it may force.
     pub(crate) cancels: bool,
     pub(crate) forces: bool,
@@ -95,6 +99,8 @@ impl Model {
         self.drains.push(DrainModel {
             regions: fresh,
             channels,
+            closes: closes.iter().copied().collect(),
+            gave_up: false,
             cancels,
             forces,
             begun: self.step,
@@ -105,7 +111,8 @@ impl Model {
 
     /// May somebody have this channel in hand?
     pub(crate) fn may_be_seized(&self, channel: usize) -> bool {
-        self.drains.iter().any(|d| !d.over && d.channels.contains(&channel))
+        let has = |d: &DrainModel| !d.over && d.channels.contains(&channel);
+        self.drains.iter().any(|d| has(d) || (d.gave_up && d.closes.contains(&channel)))
     }
 
     /// Was there ever a drain that may have stopped its queue?

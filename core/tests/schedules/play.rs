@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use tidegate_core::drain::{Progress, Report};
+use tidegate_core::drain::{Held, HeldWhy, Outcome::Forced, Progress, Report};
 use tidegate_core::engine::{Operation, Outcome};
 use tidegate_core::{
     BarrierMode, Cause, ChannelConfig, Deadline, Fabric, Gate, Op, Quiesce, Quiesced, Reach, Region,
@@ -268,12 +268,17 @@ impl Play {
         let ended = report.drained + report.revoked + report.failed;
         assert_eq!(report.in_flight, ended + report.left, "{report:?}");
         assert!(report.left == 0 || !report.is_clean(), "{report:?}");
+        let lost = |h: &Held| {
+            matches!(h.why, HeldWhy::OwnerInSection | HeldWhy::NotStopped) && !h.what.starts_with("region")
+        };
+        let gave_up = matches!(&report.outcome, Forced(held) if held.iter().any(lost));
         for drain in drains {
             let held_up = self.model.is_held_up(*drain);
             let model = &mut self.model.drains[*drain];
             assert!(!held_up || model.forces || model.over, "ended before a section that it must wait for");
             assert!(!held_up || !report.is_clean() || model.over, "clean, with an owner in its section");
             model.over = true;
+            model.gave_up |= gave_up;
             let regions = model.regions.clone();
             if !report.is_clean() {
                 continue;
