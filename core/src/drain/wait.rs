@@ -29,10 +29,11 @@ pub(crate) fn own_pin(fabric: &Shared) -> Option<String> {
     if me == 0 {
         return None;
     }
-    // Both words are exact if this thread wrote them, and only then does the answer matter.
+    // Acquire, and the slot first: a section that is seen is this thread's own, or it is another's, who wrote its number
+    // before (E4). The other way round, a thread that handed its channel on could take the new owner's for its own.
     let pinned = |channel: &&Arc<dyn Erased>| {
         let line = channel.line();
-        line.thread.load(Ordering::Relaxed) == me && line.slot.load(Ordering::Relaxed) & ACTIVE != 0
+        line.slot.load(Ordering::Acquire) & ACTIVE != 0 && line.thread.load(Ordering::Relaxed) == me
     };
     fabric.find_channel(|channel| pinned(&channel)).map(|channel| channel.meta().name.clone())
 }

@@ -1,9 +1,12 @@
 use super::{ACTIVE, Barrier, BarrierMode, Epoch, Grace, Line, Lines, OFFLINE};
 use crate::engine::cpu::Cpu;
-use crate::{Access, Cause, ChannelConfig, ChannelError, Deadline, Fabric, Memory};
+use crate::{Access, Cause, Channel, ChannelConfig, ChannelError, Deadline, Fabric, Memory};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of a channel that goes from one thread to another.
+const ROUNDS: u64 = 8_000;
 
 fn lines(n: usize, epoch: &Epoch) -> Lines {
     let line = |_| {
@@ -156,4 +159,43 @@ fn pollers_come_and_go_while_a_revoker_revokes() {
         std::thread::yield_now();
     }
     assert_eq!(fabric.shared.lines().len(), 0);
+}
+
+/// A thread that had a channel is not taken for the one that has it now, however the two looks at its line fall.
+#[test]
+fn a_thread_that_handed_its_channel_on_may_wait() {
+    use crate::drain::own_pin;
+    let fabric = Fabric::builder().manual().regions(1).build().unwrap();
+    let poller = fabric.poller("handed on");
+    let (round, left) = (AtomicU64::new(0), AtomicU64::new(0));
+    let handed = std::sync::Mutex::new(None);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            for now in 1..=ROUNDS {
+                while round.load(Ordering::Acquire) < now {
+                    std::thread::yield_now();
+                }
+                let mut channel: Channel<Cpu> = handed.lock().unwrap().take().unwrap();
+                let section = channel.pin();
+                for _ in 0..50 {
+                    std::hint::spin_loop();
+                }
+                drop(section);
+                *handed.lock().unwrap() = Some(channel);
+                left.store(now, Ordering::Release);
+            }
+        });
+        let mut channel = fabric.channel(&poller, Cpu::new(1), ChannelConfig::depth(1)).unwrap();
+        let mut refused = 0;
+        for now in 1..=ROUNDS {
+            drop(channel.pin());
+            *handed.lock().unwrap() = Some(channel);
+            round.store(now, Ordering::Release);
+            while left.load(Ordering::Acquire) < now {
+                refused += u64::from(own_pin(&fabric.shared).is_some());
+            }
+            channel = handed.lock().unwrap().take().unwrap();
+        }
+        assert_eq!(refused, 0, "inside a section of another thread's");
+    });
 }
