@@ -1,5 +1,8 @@
 //! As many regions as a fabric takes, while a poller runs.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_core::drain::Progress;
 use tidegate_core::engine::cpu::Cpu;
 use tidegate_core::{
     Access, Cause, ChannelConfig, Completion, Deadline, Fabric, Memory, Op, RegionError, Submit,
@@ -41,4 +44,46 @@ fn a_fabric_holds_2_to_the_20_regions_and_gives_their_slots_again() {
     let answer = channel.pin().unwrap().submit(Op::fill(stale.span(0..8), 1));
     assert!(matches!(answer, Submit::Stale(_)), "{answer:?}");
     assert!(matches!(channel.pin().unwrap().submit(Op::fill(again[5].span(), 1)), Submit::Queued(_)));
+}
+
+#[test]
+fn what_many_dropped_regions_cost_grows_with_their_number_not_with_its_square() {
+    const REGIONS: u32 = 1 << 16;
+    let fabric = Fabric::builder().manual().regions(REGIONS).build().unwrap();
+    let memory = Memory::allocate("dropped", 4096).unwrap();
+    let register = |_| fabric.register(memory.slice(0..8).unwrap(), Access::ReadWrite).unwrap();
+    let regions: Vec<_> = (0..REGIONS).map(register).collect();
+    let begun = Instant::now();
+    drop(regions);
+    while fabric.turn() {}
+    assert_eq!(Arc::strong_count(&memory), 1, "all are gone");
+    // A second or two; minutes, were each looked for among all others.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn many_regions_in_quarantine_are_looked_after_as_one_batch() {
+    const REGIONS: u32 = 1 << 14;
+    let fabric = Fabric::builder().manual().regions(REGIONS).build().unwrap();
+    let memory = Memory::allocate("held", 4096).unwrap();
+    let register = |_| fabric.register(memory.slice(0..8).unwrap(), Access::ReadWrite).unwrap();
+    let regions: Vec<_> = (0..REGIONS).map(register).collect();
+    let mut channel = fabric.channel(&fabric.poller("stuck"), Cpu::new(1), ChannelConfig::depth(1)).unwrap();
+    // A section that does not end.
+    std::mem::forget(channel.pin().unwrap());
+    let batch: Vec<_> = regions.iter().map(|r| r.revocable()).collect();
+    let mut revoke = fabric.revoke(&batch, Cause::User, Deadline::millis(0, 0));
+    while revoke.turn() != Progress::Done {}
+    drop(batch);
+    drop(regions);
+    assert_eq!(fabric.inspect().quarantine.len(), REGIONS as usize);
+    let begun = Instant::now();
+    for n in 0..100 {
+        fabric.turn();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{n} looks took {:?}", begun.elapsed());
+    }
+    drop(channel.pin());
+    fabric.turn();
+    assert!(fabric.inspect().quarantine.is_empty());
+    assert_eq!(Arc::strong_count(&memory), 1);
 }

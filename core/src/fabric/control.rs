@@ -1,7 +1,7 @@
 //! The control thread: system calls that may sleep, and drains that nobody waits for.
 
-use crate::drain::{Progress, Running};
-use std::collections::VecDeque;
+use crate::drain::Running;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,8 @@ type Watch = Box<dyn FnMut() -> bool + Send>;
 struct Queue {
     tasks: VecDeque<(&'static str, Task)>,
     carried: Vec<Arc<Running>>,
+    /// Their addresses: there may be as many as regions.
+    known: HashSet<usize>,
     /// Called now and then until it says that there is nothing left to look at.
     watch: Option<Watch>,
     stop: bool,
@@ -50,6 +52,10 @@ impl<T> Job<T> {
     pub(crate) fn take(&self) -> Option<T> {
         guard(self.0.get()?).take()
     }
+}
+
+fn address(running: &Arc<Running>) -> usize {
+    Arc::as_ptr(running).addr()
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,7 +116,7 @@ impl Control {
     /// Carries a drain to its end.
     pub(crate) fn carry(&self, running: Arc<Running>) {
         let mut queue = guard(&self.inner.queue);
-        if !queue.carried.iter().any(|r| Arc::ptr_eq(r, &running)) {
+        if queue.known.insert(address(&running)) {
             queue.carried.push(running);
         }
         drop(queue);
@@ -170,16 +176,22 @@ impl Inner {
             }
         }
         let carried = guard(&self.queue).carried.clone();
-        let over = |running: &Arc<Running>| {
+        for running in carried {
             // One whose engine panicked fails closed at its next turn.
-            matches!(catch_unwind(AssertUnwindSafe(|| running.turn())), Ok(Progress::Done))
-        };
-        let over: Vec<Arc<Running>> = carried.into_iter().filter(over).collect();
+            let _ = catch_unwind(AssertUnwindSafe(|| running.turn()));
+        }
         self.look();
         let mut queue = guard(&self.queue);
-        queue.carried.retain(|running| !over.iter().any(|o| Arc::ptr_eq(o, running)));
+        let all = std::mem::take(&mut queue.carried);
+        let (over, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|running| running.is_done());
+        for running in &over {
+            queue.known.remove(&address(running));
+        }
+        queue.carried = left;
         let busy = !queue.carried.is_empty() || !queue.tasks.is_empty();
         drop(queue);
+        // Not under the lock: with the last of its drains a fabric may go.
+        drop(over);
         busy
     }
 

@@ -8,7 +8,7 @@ use crate::epoch::Grace;
 use crate::epoch::thread::Pinner;
 use crate::region::Inner;
 use crate::sync::{Mutex, Ordering, lock};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A mapping with its memory, or a whole engine, that is not reused.
@@ -85,10 +85,12 @@ impl Quarantined {
         engine.try_lock().is_ok_and(|mut engine| engine.stopped())
     }
 
-    /// Is it a region that no section may still use?
-    fn is_region_out_of_sections(&self, shared: &Shared) -> bool {
+    /// Is it a region that no section may still use? `over`: what is known of grace periods, which regions share.
+    fn is_region_out_of_sections(&self, shared: &Shared, over: &mut HashMap<usize, bool>) -> bool {
         let Kind::Region { grace, .. } = &self.kind else { return false };
-        grace.as_ref().is_none_or(|grace| is_over(&mut lock(grace), shared))
+        grace.as_ref().is_none_or(|grace| {
+            *over.entry(Arc::as_ptr(grace).addr()).or_insert_with(|| is_over(&mut lock(grace), shared))
+        })
     }
 
     /// After the above: is it one that nothing in flight touches either?
@@ -105,6 +107,11 @@ impl Quarantined {
     fn frees_itself(&self) -> bool {
         matches!(self.kind, Kind::Engine { .. } | Kind::Region { unmapped: true, .. })
     }
+}
+
+/// Of what is held on to: no two of them have the same.
+fn address(held: &Arc<Quarantined>) -> usize {
+    Arc::as_ptr(held).addr()
 }
 
 /// Also when those that it waits for are dead.
@@ -126,7 +133,7 @@ impl Shared {
     /// Frees engines that stopped by themselves, and regions that nothing can touch any more. False: nothing is left
     /// whose proof may come by itself.
     fn free_stopped(&self) -> bool {
-        let freed = self.free(Quarantined::has_stopped);
+        let freed = self.free(|held| held.has_stopped());
         for engine in &freed {
             tracing::info!(what = engine.what(), "stopped at last: out of quarantine");
         }
@@ -195,13 +202,13 @@ impl Shared {
 
     /// Frees regions that nothing can touch any more.
     fn free_regions(&self) -> usize {
-        let mut out_of_sections = lock(&self.quarantine).clone();
-        out_of_sections.retain(|held| held.is_region_out_of_sections(self));
+        let (held, mut over) = (lock(&self.quarantine).clone(), HashMap::new());
+        let out = held.iter().filter(|held| held.is_region_out_of_sections(self, &mut over));
+        let out_of_sections: HashSet<usize> = out.map(address).collect();
         // After that: a section that ended meanwhile has named in its ring what it uses.
         let touched = self.touched(true);
-        let regions = self.free(|held| {
-            out_of_sections.iter().any(|out| std::ptr::eq(&**out, held)) && held.is_freed_region(&touched)
-        });
+        let regions =
+            self.free(|held| out_of_sections.contains(&address(held)) && held.is_freed_region(&touched));
         for held in &regions {
             if let Kind::Region { region: Some(region), .. } = &held.kind {
                 region.gone.store(1, Ordering::Release);
@@ -216,12 +223,13 @@ impl Shared {
     }
 
     /// Takes out what `freed` says, each entry for one caller only. No code of users runs under the lock.
-    fn free(&self, freed: impl Fn(&Quarantined) -> bool) -> Vec<Arc<Quarantined>> {
-        let all = lock(&self.quarantine).clone();
-        let free: Vec<_> = all.into_iter().filter(|held| freed(held)).collect();
+    fn free(&self, freed: impl Fn(&Arc<Quarantined>) -> bool) -> Vec<Arc<Quarantined>> {
+        let mut all = lock(&self.quarantine).clone();
+        all.retain(freed);
+        let free: HashSet<usize> = all.iter().map(address).collect();
         let mut taken = Vec::new();
         lock(&self.quarantine).retain(|held| {
-            let out = free.iter().any(|f| Arc::ptr_eq(f, held));
+            let out = free.contains(&address(held));
             if out {
                 taken.push(held.clone());
             }

@@ -17,8 +17,11 @@ use std::sync::{Arc, Weak};
 pub(crate) struct Runs {
     /// By slot, the drain that took its region: still at it, or it left the region in quarantine. 0: neither.
     by_slot: Vec<u64>,
-    /// Drains that have not ended. Whoever may turn one holds it; nobody lets go of it before it has ended.
+    /// Drains that have not ended, in the order of their numbers. Whoever may turn one holds it; nobody lets go of it
+    /// before it has ended.
     running: Vec<(u64, Weak<Running>)>,
+    /// Those that have ended are looked for when there are so many.
+    many: usize,
     last: u64,
     /// Regions whose owner dropped them before they were let go here.
     kept: HashMap<u32, Arc<Inner>>,
@@ -85,7 +88,16 @@ impl Runs {
     }
 
     fn find(&self, run: u64) -> Option<Arc<Running>> {
-        self.running.iter().find(|(id, _)| *id == run).and_then(|(_, running)| running.upgrade())
+        let at = self.running.binary_search_by_key(&run, |(id, _)| *id).ok()?;
+        self.running.get(at)?.1.upgrade()
+    }
+
+    fn began(&mut self, run: u64, own: &Arc<Running>) {
+        if self.running.len() >= self.many {
+            self.running.retain(|(_, running)| running.strong_count() > 0);
+            self.many = (self.running.len() * 2).max(16);
+        }
+        self.running.push((run, Arc::downgrade(own)));
     }
 
     /// A region whose revoke has ended. Only what was forced is worth telling.
@@ -143,8 +155,7 @@ impl Shared {
         let mut runs = lock(&self.runs);
         let run = runs.claim(self, batch, &mut claim);
         if also || !claim.is_empty() {
-            runs.running.retain(|(_, running)| running.strong_count() > 0);
-            runs.running.push((run, Arc::downgrade(own)));
+            runs.began(run, own);
         }
         claim
     }
