@@ -64,6 +64,34 @@ impl Job {
     }
 }
 
+/// A job without its index, small enough that two share a line with what they are found by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Errand {
+    from: u64,
+    to: u64,
+    /// Above the two bits of its kind.
+    len: u64,
+}
+
+impl Job {
+    /// For whoever runs it elsewhere. Lengths are those of memory, so two bits are free.
+    #[inline(always)]
+    pub(crate) fn errand(&self) -> Errand {
+        Errand { from: self.from, to: self.to, len: self.len << 2 | self.kind as u64 }
+    }
+
+    /// The job of it, without its index. J1 holds of it as it did of the one that it was made from.
+    #[inline(always)]
+    pub(crate) fn of(errand: Errand) -> Job {
+        let kind = match errand.len & 3 {
+            1 => Kind::Copy,
+            2 => Kind::Fill,
+            _ => Kind::Nothing,
+        };
+        Job { from: errand.from, to: errand.to, len: errand.len >> 2, kind, index: 0 }
+    }
+}
+
 /// Runs jobs, one at a time, each in as many pieces as its turns have room for.
 #[derive(Debug)]
 pub(crate) struct Runner {

@@ -1,15 +1,18 @@
 //! The lane between a channel and the thread that works for it: descriptors one way, a count the other.
 //!
-//! A descriptor and the word that says it is there share a line, so one that comes alone costs its reader one miss.
-//! The first of a burst is kept back until the doorbell; the others are written at once and become visible with it,
-//! so a burst is published by one store. What is done is a count in a line that the worker writes once for a batch.
+//! A burst's first descriptor shares a line with the word that says how many there are, so one that comes alone costs
+//! its reader one miss, and the lines of a long burst are fetched all at once. Between two cores lines are what
+//! costs, so a line holds two descriptors. The first of a burst is kept back until the doorbell; the others are
+//! written at once and become visible with it, so a burst is published by one store. What is done is a count in a
+//! line that the worker writes once for a batch.
 //!
 //! # Invariants
-//! - **L1** Position `p` lives in slot `p` modulo the room; the slot shows `p + 1` once it may be run, 0 or an older
-//!   position's word before. The submitter writes a slot only after it has seen `done` beyond what the slot held,
-//!   or while the lane is stopped.
-//! - **L2** After the server has acknowledged `STOP` or `GONE` it reads no slot and runs nothing until it sees a
-//!   later `RUN`. The submitter moves positions back only in between.
+//! - **L1** Position `p` lives in slot `p` modulo the room. The slot of a burst's first shows its stamp once the burst
+//!   may be run; before that, and in all others of the burst, it shows 0 or the stamp of a burst one round of the
+//!   ring ago. The submitter writes a slot only after it has seen `done` beyond what the slot held, or while the lane
+//!   is stopped.
+//! - **L2** After the server has acknowledged `STOP` or `GONE` it reads no slot, runs nothing and forgets how far it
+//!   might have gone, until it sees a later `RUN`. The submitter moves positions back only in between.
 #![expect(unsafe_code, reason = "bodies of slots (L1, L2); model: worker/model.rs")]
 
 use crate::sync::{AtomicU64, Cell, Ordering, cell_mut};
@@ -26,12 +29,24 @@ const STOP: u64 = 1;
 const GONE: u64 = 2;
 const WANT: u64 = 3;
 
+/// With a body of 24 bytes, half a line.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(32))]
 struct Slot<J> {
-    /// Position + 1 of the job that it holds.
-    holds: AtomicU64,
+    /// [`stamp`] of the burst that begins here, or 0.
+    burst: AtomicU64,
     body: Cell<J>,
+}
+
+/// Slots of a line.
+const A_LINE: u64 = 2;
+
+/// A burst of `len` jobs from `first` on: its length above, the lower half of `first + 1` below. Never 0, and never that of
+/// another burst that the slot has held since it was last cleared: each round of the ring writes every slot, and a
+/// round is shorter than the lower half.
+#[inline(always)]
+fn stamp(first: u64, len: u64) -> u64 {
+    len << 32 | (first + 1) & u64::from(u32::MAX)
 }
 
 #[derive(Debug)]
@@ -59,7 +74,7 @@ impl<J: Copy> Lane<J> {
 /// A lane for `depth + 1` jobs; `empty` fills slots that nobody reads.
 pub(super) fn lane<J: Copy>(depth: u32, empty: J) -> (Submitter<J>, Server<J>) {
     let room = (depth as usize + 1).next_power_of_two();
-    let slot = || Slot { holds: AtomicU64::new(0), body: Cell::new(empty) };
+    let slot = || Slot { burst: AtomicU64::new(0), body: Cell::new(empty) };
     let lane = Arc::new(Lane {
         slots: (0..room).map(|_| slot()).collect(),
         order: CachePadded::new(AtomicU64::new(RUN)),
@@ -67,7 +82,7 @@ pub(super) fn lane<J: Copy>(depth: u32, empty: J) -> (Submitter<J>, Server<J>) {
         obeyed: CachePadded::new(AtomicU64::new(RUN)),
     });
     let submitter = Submitter { lane: lane.clone(), first: empty, pushed: 0, rung: 0, order: RUN };
-    (submitter, Server { lane, next: 0, published: 0, order: RUN })
+    (submitter, Server { lane, next: 0, until: 0, published: 0, order: RUN })
 }
 
 /// The channel's side. It keeps at most `depth + 1` jobs between those it has seen done and those it has pushed.
@@ -89,7 +104,7 @@ impl<J: Copy> Submitter<J> {
             self.first = job;
         } else {
             // Relaxed: whoever looks at it has seen the first of the burst, which is published by Release.
-            self.put(self.pushed, job, Ordering::Relaxed);
+            self.put(self.pushed, job, 0, Ordering::Relaxed);
         }
         self.pushed += 1;
     }
@@ -99,19 +114,19 @@ impl<J: Copy> Submitter<J> {
     pub(super) fn ring(&mut self) {
         if self.pushed != self.rung {
             // Release: this job's body, and the whole of those behind it.
-            self.put(self.rung, self.first, Ordering::Release);
+            self.put(self.rung, self.first, stamp(self.rung, self.pushed - self.rung), Ordering::Release);
             self.rung = self.pushed;
         }
     }
 
     #[inline(always)]
-    fn put(&self, position: u64, job: J, order: Ordering) {
+    fn put(&self, position: u64, job: J, burst: u64, order: Ordering) {
         let slot = self.lane.slot(position);
         let mut body = slot.body.ptr();
         // SAFETY: 1. L1: the caller has seen the slot's last job done, so the server is past it; it does not read
         // the new one before the store below.
         *unsafe { cell_mut(&mut body) } = job;
-        slot.holds.store(position + 1, order);
+        slot.burst.store(burst, order);
     }
 
     /// Jobs done so far. Acquire: with what they did.
@@ -149,7 +164,7 @@ impl<J: Copy> Submitter<J> {
         // Relaxed: `stop` has acquired what the server stored last.
         let done = self.lane.done.load(Ordering::Relaxed);
         for position in done..self.pushed {
-            self.lane.slot(position).holds.store(0, Ordering::Relaxed);
+            self.lane.slot(position).burst.store(0, Ordering::Relaxed);
         }
         (self.pushed, self.rung) = (done, done);
         self.order = (self.order & !WANT) + (WANT + 1) + RUN;
@@ -187,6 +202,8 @@ pub(super) struct Server<J> {
     lane: Arc<Lane<J>>,
     /// Position to be run next.
     next: u64,
+    /// The end of the burst that it is in.
+    until: u64,
     published: u64,
     /// The last order seen.
     order: u64,
@@ -207,33 +224,51 @@ impl<J: Copy> Server<J> {
             STOP => return Turn::Idle,
             _ => return Turn::Gone,
         }
-        let Some(mut job) = self.look() else { return Turn::Idle };
+        if !self.look() {
+            return Turn::Idle;
+        }
         with.begin();
         for _ in 0..BATCH {
-            if !with.run(&job) {
+            if !with.run(&self.job()) {
                 break;
             }
             self.next += 1;
-            match self.look() {
-                Some(following) => job = following,
-                None => break,
+            if !self.look() {
+                break;
             }
         }
         self.publish(with);
         Turn::Busy
     }
 
+    /// Is there a job to be run next?
     #[inline(always)]
-    fn look(&self) -> Option<J> {
-        let slot = self.lane.slot(self.next);
-        // Acquire: with its body.
-        if slot.holds.load(Ordering::Acquire) != self.next + 1 {
-            return None;
+    fn look(&mut self) -> bool {
+        if self.next != self.until {
+            return true;
         }
-        let mut body = slot.body.ptr();
-        // SAFETY: 1. L1: it shows our position, so it was written before, and is not written again before we publish
-        // a count beyond it. 2. L2: the order seen last is `RUN`.
-        Some(*unsafe { cell_mut(&mut body) })
+        // Acquire: with the bodies of the whole burst.
+        let seen = self.lane.slot(self.next).burst.load(Ordering::Acquire);
+        let len = seen >> 32;
+        if len == 0 || seen != stamp(self.next, len) {
+            return false;
+        }
+        self.until = self.next + len;
+        // The lines that this turn will want; the first is here.
+        let mut ahead = self.next + A_LINE;
+        while ahead < self.until.min(self.next + u64::from(BATCH)) {
+            prefetch(self.lane.slot(ahead));
+            ahead += A_LINE;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn job(&self) -> J {
+        let mut body = self.lane.slot(self.next).body.ptr();
+        // SAFETY: 1. L1: `next` is in a burst whose stamp was seen, so it was written before, and is not written again
+        // before we publish a count beyond it. 2. L2: the order seen last is `RUN`.
+        *unsafe { cell_mut(&mut body) }
     }
 
     /// Publishes how many are done.
@@ -254,9 +289,76 @@ impl<J: Copy> Server<J> {
             return;
         }
         with.abandon();
+        self.until = self.next;
         // Also what the abandoned job wrote.
         with.publish();
         // Release: nothing of what we did is still to come.
         self.lane.obeyed.store(self.order, Ordering::Release);
+    }
+}
+
+/// Asks for a line that another core has written.
+#[inline(always)]
+fn prefetch<T>(at: &T) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: 1. a hint: it reads nothing that the program sees, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = at;
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_two_descriptors() {
+        assert_eq!(size_of::<Slot<super::super::Errand>>() as u64 * A_LINE, 64);
+    }
+
+    #[test]
+    fn stamps_tell_bursts_of_two_rounds_apart_also_where_the_lower_half_wraps() {
+        for first in [0, 1, u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 40] {
+            assert_ne!(stamp(first, 1), 0);
+            assert_ne!(stamp(first, 1), stamp(first + 4, 1));
+            assert_ne!(stamp(first, 1), stamp(first, 2));
+        }
+    }
+
+    /// Runs numbers, into a list.
+    struct List(Vec<u32>);
+
+    impl Serve<u32> for List {
+        fn begin(&mut self) {}
+        fn run(&mut self, job: &u32) -> bool {
+            self.0.push(*job);
+            true
+        }
+        fn publish(&mut self) {}
+        fn abandon(&mut self) {}
+    }
+
+    #[test]
+    fn positions_go_past_the_stamp_s_lower_half() {
+        let (mut submitter, mut server) = lane(3, 0_u32);
+        let start = u64::from(u32::MAX) - 1;
+        (submitter.pushed, submitter.rung) = (start, start);
+        (server.next, server.until, server.published) = (start, start, start);
+        let (mut list, mut sent) = (List(Vec::new()), Vec::new());
+        for burst in 1..=4 {
+            assert_eq!(server.turn(&mut list), Turn::Idle, "nothing was rung");
+            for _ in 0..burst {
+                sent.push(sent.len() as u32);
+                submitter.push(sent.len() as u32 - 1);
+            }
+            assert_eq!(server.turn(&mut list), Turn::Idle, "not rung yet");
+            submitter.ring();
+            assert_eq!(server.turn(&mut list), Turn::Busy);
+            assert_eq!(list.0, sent);
+        }
+        assert_eq!(submitter.done(), start + 10);
     }
 }

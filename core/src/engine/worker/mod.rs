@@ -22,7 +22,7 @@ mod model;
 mod tests;
 
 use super::cpu::CpuConfig;
-use super::cpu::job::{Job, PIECE, Runner};
+use super::cpu::job::{Errand, Job, PIECE, Runner};
 use super::{AddressSpace, Cancel, Engine, Flush, Operation, Outcome, Push, Sink, Target};
 use lane::{Serve, Server, Submitter, Turn};
 use std::io;
@@ -143,7 +143,7 @@ impl WorkerThread {
     /// for each operation of the depth; no system call.
     pub fn engine(&self, config: CpuConfig) -> Worker {
         let depth = config.depth.clamp(1, 1 << 16);
-        let (submitter, server) = lane::lane(depth, Job::NOTHING);
+        let (submitter, server) = lane::lane(depth, Job::NOTHING.errand());
         let room = (depth as usize + 1).next_power_of_two();
         let chunk = (config.chunk & !(PIECE - 1)).max(PIECE);
         self.tell(|inbox| {
@@ -188,7 +188,7 @@ fn pin_to(cpu: usize) -> Result<(), WorkerError> {
 /// A lane, and what runs its jobs.
 #[derive(Debug)]
 struct Served {
-    server: Server<Job>,
+    server: Server<Errand>,
     hand: Hand,
 }
 
@@ -200,16 +200,16 @@ struct Hand {
     budget: u64,
 }
 
-impl Serve<Job> for Hand {
+impl Serve<Errand> for Hand {
     #[inline(always)]
     fn begin(&mut self) {
         self.budget = self.chunk;
     }
     #[inline(always)]
-    fn run(&mut self, job: &Job) -> bool {
+    fn run(&mut self, errand: &Errand) -> bool {
         // SAFETY: 1. J1: pushed by `Worker::push`, and not yet reported done: the lane hands out a job only once it
         // was rung, and none after it has obeyed a stop.
-        unsafe { self.runner.run(job, &mut self.budget) }
+        unsafe { self.runner.run(&Job::of(*errand), &mut self.budget) }
     }
     #[inline(always)]
     fn publish(&mut self) {
@@ -283,7 +283,7 @@ fn rest(idle: Idle, since: &mut Option<Instant>) {
 /// Dropped, it waits until the thread is done with it: at most a turn, if the thread gets a CPU.
 #[derive(Debug)]
 pub struct Worker {
-    submitter: Submitter<Job>,
+    submitter: Submitter<Errand>,
     /// Index and length of what was pushed and not retired.
     pending: Box<[(u32, u32)]>,
     depth: u32,
@@ -332,7 +332,7 @@ unsafe impl Engine for Worker {
         if let Some(pending) = self.pending.get_mut(at) {
             *pending = (index, job.moved());
         }
-        self.submitter.push(job);
+        self.submitter.push(job.errand());
         Push::Taken
     }
 
