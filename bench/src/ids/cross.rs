@@ -74,8 +74,22 @@ fn consume(n: u64, burst: usize, mut pop: impl FnMut(&mut [u64]) -> usize) -> u6
 
 fn ours(rig: &Rig, n: u64, burst: usize) -> f64 {
     let (mut producer, mut consumer) = spsc::ring(SIZE);
-    let push = |n| produce(n, burst, |values| producer.push_slice(values));
-    let pop = |n| consume(n, burst, |values| consumer.pop_slice(values));
+    // One at a time has a path of its own, as in every peer.
+    let push = |n| {
+        produce(n, burst, |values| match values {
+            [one] => usize::from(producer.push(*one).is_ok()),
+            many => producer.push_slice(many),
+        });
+    };
+    let pop = |n| {
+        consume(n, burst, |values| match values {
+            [one] => consumer.pop().map_or(0, |value| {
+                *one = value;
+                1
+            }),
+            many => consumer.pop_slice(many),
+        })
+    };
     stream(rig, n, push, pop)
 }
 
@@ -88,7 +102,6 @@ fn rte_ring(rig: &Rig, n: u64, burst: usize) -> Result<f64, Missing> {
 
 fn rtrb(rig: &Rig, n: u64, burst: usize) -> f64 {
     let (mut producer, mut consumer) = rtrb::RingBuffer::new(SIZE);
-    // One at a time has a path of its own, as in the C peer.
     let push = |n| {
         produce(n, burst, |values| match values {
             [one] => usize::from(producer.push(*one).is_ok()),

@@ -44,6 +44,12 @@ struct Ring<T> {
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
+    /// Never `None`: the room is a power of two.
+    #[inline(always)]
+    fn cell(&self, at: u64) -> Option<&Cell<MaybeUninit<T>>> {
+        self.cells.get(at as usize & (self.cells.len() - 1))
+    }
+
     /// The cells from `at` to the end, and those that follow at the start.
     #[inline(always)]
     fn from(&self, at: u64) -> [&[Cell<MaybeUninit<T>>]; 2] {
@@ -93,7 +99,23 @@ impl<T: Copy> Producer<T> {
     /// [`Full`], with the value.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), Full<T>> {
-        if self.push_slice(std::slice::from_ref(&value)) == 1 { Ok(()) } else { Err(Full(value)) }
+        let room = self.ring.cells.len() as u64;
+        if self.put - self.taken == room {
+            // Acquire: the consumer is through with the cells.
+            self.taken = self.ring.taken.load(Ordering::Acquire);
+            if self.put - self.taken == room {
+                return Err(Full(value));
+            }
+        }
+        if let Some(cell) = self.ring.cell(self.put) {
+            let mut cell = cell.ptr();
+            // SAFETY: 1. R1: the consumer has taken what was here, so it is ours.
+            *unsafe { cell_mut(&mut cell) } = MaybeUninit::new(value);
+        }
+        self.put += 1;
+        // Release: the value.
+        self.ring.put.store(self.put, Ordering::Release);
+        Ok(())
     }
 
     /// Puts in as many of `values`, from the first on, as there is room for, and says how many. They become visible
@@ -131,12 +153,20 @@ impl<T: Copy> Consumer<T> {
     /// Takes the oldest value out, if there is one.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
-        let mut value = [MaybeUninit::uninit()];
-        if self.take(&mut value) == 0 {
-            return None;
+        if self.put == self.taken {
+            // Acquire: with the values.
+            self.put = self.ring.put.load(Ordering::Acquire);
+            if self.put == self.taken {
+                return None;
+            }
         }
-        let [value] = value;
-        // SAFETY: 1. `take` wrote it.
+        let mut cell = self.ring.cell(self.taken)?.ptr();
+        // SAFETY: 1. R1: it was put in and not taken out, so it is ours.
+        let value = *unsafe { cell_mut(&mut cell) };
+        self.taken += 1;
+        // Release: we are through with the cell.
+        self.ring.taken.store(self.taken, Ordering::Release);
+        // SAFETY: 1. R1: it was put in.
         Some(unsafe { value.assume_init() })
     }
 
