@@ -31,6 +31,10 @@ impl Drain {
         };
         let windows: Vec<Target> =
             self.rich.iter().filter(|r| r.class != Class::Host).map(|r| target(r.index, r.len)).collect();
+        for window in windows.iter().filter(|window| self.fabric.was_left_unflushed(window.region)) {
+            // Of a channel that is closed: there is no queue left to ask.
+            self.report.hold(region_name(window.region), HeldWhy::NotFlushed);
+        }
         let named = &self.named;
         let mut works = Vec::new();
         for channel in channels.iter() {

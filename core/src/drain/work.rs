@@ -70,6 +70,8 @@ pub(super) struct Work {
     flush: Vec<Target>,
     /// Every window was flushed, by a way that proves its mapping alive.
     proved: bool,
+    /// Windows that could not be flushed.
+    unflushed: Vec<u32>,
     stage: Stage,
     /// The device did not stop; its engine is in quarantine.
     pub(super) condemned: bool,
@@ -123,6 +125,7 @@ impl Work {
             watched,
             flush,
             proved: true,
+            unflushed: Vec::new(),
             stage: Stage::Draining,
             condemned: false,
             patient,
@@ -214,7 +217,7 @@ impl Work {
                     };
                     let Some(mut taking) = seizure.or_else(begin) else {
                         if self.channel.line().owner.load(Ordering::Acquire) & owner::CLOSED != 0 {
-                            return self.closed_by_another(named, report);
+                            return self.closed_by_another(named, fabric, report);
                         }
                         self.stage = Stage::Seizing(None);
                         return self.give_up_if(patience, None, fabric, report);
@@ -241,7 +244,7 @@ impl Work {
                         let rest = self.close && self.flush.is_empty();
                         if !rest && !taken.resume() {
                             if !self.flush.is_empty() {
-                                self.not_flushed(report);
+                                self.not_flushed(0, report);
                             }
                             self.flush.clear();
                             self.close = true;
@@ -278,7 +281,7 @@ impl Work {
                         (Flush::Flushed, _) => FlushUsed::ReadBack,
                         (Flush::Impossible, _) => FlushUsed::Forced,
                         (Flush::Pending, _) if patience >= Patience::Force => {
-                            self.not_flushed(report);
+                            self.not_flushed(n, report);
                             report.flushes.push((self.name().to_owned(), FlushUsed::Forced));
                             self.note_unconfirmed(&mut taken, report);
                             self.close = true;
@@ -292,7 +295,9 @@ impl Work {
                     };
                     self.proved &= proof;
                     if used == FlushUsed::Forced {
-                        self.not_flushed(report);
+                        self.proved = false;
+                        self.unflushed.push(window.region);
+                        report.hold(self.name().to_owned(), HeldWhy::NotFlushed);
                     }
                     report.flushes.push((self.name().to_owned(), used));
                     self.stage = Stage::Flushing(taken, n + 1, None);
@@ -384,8 +389,10 @@ impl Work {
         }
     }
 
-    fn not_flushed(&mut self, report: &mut Report) {
+    /// The windows from the `n`th on were not flushed.
+    fn not_flushed(&mut self, n: usize, report: &mut Report) {
         self.proved = false;
+        self.unflushed.extend(self.flush.iter().skip(n).map(|window| window.region));
         report.hold(self.name().to_owned(), HeldWhy::NotFlushed);
     }
 
@@ -420,6 +427,8 @@ impl Work {
 
     fn close(&mut self, taken: Taken, fabric: &Shared, report: &Report) {
         self.channel.meta().blame(report.cause);
+        // Before it is closed: who finds it closed asks for this.
+        fabric.leave_unflushed(&*self.channel, &self.flush, std::mem::take(&mut self.unflushed));
         if taken.close() {
             fabric.delist(&self.channel);
         }
@@ -427,10 +436,10 @@ impl Work {
     }
 
     /// Another drain closed it: everything in it has ended, and that drain flushed what it could.
-    fn closed_by_another(&mut self, named: &dyn Fn(u32) -> bool, report: &mut Report) {
+    fn closed_by_another(&mut self, named: &dyn Fn(u32) -> bool, fabric: &Shared, report: &mut Report) {
         self.watch(named, report);
-        if self.flush.iter().any(|window| self.channel.names().is_dirty(window.region)) {
-            self.not_flushed(report);
+        if self.flush.iter().any(|window| fabric.was_left_unflushed(window.region)) {
+            self.not_flushed(0, report);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Setting a fabric up.
 
-use super::{Control, Fabric, List, Runs, Shared, Totals};
+use super::{Control, Fabric, List, Runs, Shared, Totals, Unflushed};
 use crate::epoch::{Barrier, BarrierMode, Epoch};
 use crate::region::table::{MAX_SLOTS, Table};
 use crate::sync::{AtomicU64, Mutex};
@@ -95,6 +95,7 @@ impl FabricBuilder {
                 quarantine: Mutex::new(Vec::new()),
                 runs: Mutex::new(Runs::default()),
                 totals: Mutex::new(Totals::default()),
+                unflushed: Unflushed::default(),
                 closers: Mutex::new(Vec::new()),
                 stall_after: self.stall_after,
                 handles: AtomicU64::new(1),

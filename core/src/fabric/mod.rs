@@ -8,6 +8,7 @@ mod runs;
 mod snapshot;
 mod synchronize;
 mod totals;
+mod unflushed;
 
 pub use builder::FabricBuilder;
 pub(crate) use control::{Control, Job};
@@ -34,6 +35,7 @@ pub(crate) use list::Channels;
 use list::List;
 use std::sync::Arc;
 use std::time::Duration;
+use unflushed::Unflushed;
 
 /// An address space of devices (one IOAS); made by [`Fabric::domain`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     quarantine: Mutex<Vec<Arc<Quarantined>>>,
     runs: Mutex<Runs>,
     totals: Mutex<Totals>,
+    unflushed: Unflushed,
     /// Channels that are closed as soon as their owners leave their sections, and by which drains.
     closers: Mutex<Vec<Closer>>,
     /// What has stalled for so long is reported.

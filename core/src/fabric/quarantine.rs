@@ -192,7 +192,11 @@ impl Shared {
     /// Drops engines of this device if it is proved stopped.
     pub(crate) fn free_engines(&self, of: &Gate) -> usize {
         let stopped = of.initiator().is_some_and(|device| device.is_stopped());
-        if stopped { self.free(|held| held.is_engine_of(of)).len() } else { 0 }
+        if !stopped {
+            return 0;
+        }
+        self.forget_unflushed_of(of);
+        self.free(|held| held.is_engine_of(of)).len()
     }
 
     /// Frees what is proved stopped: engines of this device, then the regions that nothing can touch any more.

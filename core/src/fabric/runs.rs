@@ -188,6 +188,7 @@ impl Shared {
                 dropped.extend(slots.iter().filter_map(|index| runs.kept.remove(index)));
             }
         }
+        self.forget_unflushed(slots);
         self.table.recycle_all(slots);
         // With their memory; not under a lock.
         drop(dropped);

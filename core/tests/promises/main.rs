@@ -15,3 +15,4 @@ mod quiesce;
 mod revoke;
 mod scale;
 mod stall;
+mod unflushed;
