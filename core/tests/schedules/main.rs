@@ -1,5 +1,5 @@
 //! Random schedules against a reference model: submit, complete out of order, twice or never, revoke, quiesce, cancel,
-//! sleep, park, drop, make anew. One thread plays them, so a seed is a schedule: proptest shrinks what fails and prints
+//! sleep, die, park, drop, make anew. One thread plays them, so a seed is a schedule: proptest shrinks what fails and prints
 //! it. (Threads at the same time: `core/examples/soak`.)
 
 #[path = "../common/mod.rs"]

@@ -13,6 +13,8 @@ pub(crate) trait Owner {
     fn confirm(&mut self) -> Result<Result<Submit, Unconfirmable>, Seized>;
     fn poll(&mut self, room: usize) -> Result<Vec<Completion>, Seized>;
     fn sleep(&mut self) -> Result<(), Seized>;
+    /// A thread of its own falls asleep like that, and ends.
+    fn die(&mut self) -> Result<(), Seized>;
     fn rest(&mut self);
     fn counters(&mut self) -> Counters;
     fn confirmed(&mut self) -> Ticket;
@@ -37,6 +39,15 @@ impl<E: Engine> Owner for Channel<E> {
         // The section is left when the owner pins again.
         std::mem::forget(self.pin()?);
         Ok(())
+    }
+    fn die(&mut self) -> Result<(), Seized> {
+        let dies = || (self.sleep(), std::fs::read_link("/proc/thread-self").unwrap());
+        let (slept, entry) = std::thread::scope(|s| s.spawn(dies).join().unwrap());
+        // A join returns before the kernel has taken the thread off its lists.
+        while std::path::Path::new("/proc").join(&entry).exists() {
+            std::thread::yield_now();
+        }
+        slept
     }
     fn rest(&mut self) {
         self.park();

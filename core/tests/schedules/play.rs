@@ -16,7 +16,7 @@ use tidegate_core::{
 };
 
 struct Lane {
-    owner: Box<dyn Owner>,
+    owner: Box<dyn Owner + Send>,
     dev: Dev,
     in_order: bool,
     twice: u64,
@@ -103,7 +103,7 @@ impl Play {
         let depth = 5;
         let cfg = ChannelConfig::depth(depth);
         let fabric = &self.world.fabric;
-        let owner: Option<Box<dyn Owner>> = if confirms {
+        let owner: Option<Box<dyn Owner + Send>> = if confirms {
             fabric.place_channel(&poller, Mock::<true>(dev.clone()), cfg, seat).ok().map(|c| Box::new(c) as _)
         } else {
             fabric
@@ -372,10 +372,12 @@ impl Play {
                 assert!(stopped || lane.owner.counters().spurious == lane.twice);
             }
             Step::Poll(c, room) => drop(lane(c).map(|n| self.poll(n, *room))),
-            Step::Sleep(c) => {
+            Step::Sleep(c) | Step::Die(c) => {
                 let Some(n) = lane(c) else { return };
-                let slept = self.lanes.get_mut(&n).unwrap().owner.sleep();
-                if self.used(n, slept).is_some() {
+                let (dies, owner) =
+                    (matches!(step, Step::Die(_)), &mut self.lanes.get_mut(&n).unwrap().owner);
+                let slept = if dies { owner.die() } else { owner.sleep() };
+                if self.used(n, slept).is_some() && !dies {
                     self.model.channels.get_mut(&n).unwrap().asleep = Some(self.model.step);
                 }
             }

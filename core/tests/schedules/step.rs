@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Poll(usize, usize),
     /// Falls asleep inside a section.
     Sleep(usize),
+    /// A thread that has it for a moment ends inside a section; nobody waits for that.
+    Die(usize),
     Park(usize),
     DropChannel(usize),
     /// Device, in order?, confirms?
@@ -68,6 +70,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => (n(), n()).prop_map(|(c, at)| Step::Twice(c, at)),
         8 => (n(), 0..9_usize).prop_map(|(c, room)| Step::Poll(c, room)),
         2 => n().prop_map(Step::Sleep),
+        1 => n().prop_map(Step::Die),
         1 => n().prop_map(Step::Park),
         1 => n().prop_map(Step::DropChannel),
         2 => (n(), any::<bool>(), any::<bool>()).prop_map(|(d, o, c)| Step::Open(d, o, c)),
