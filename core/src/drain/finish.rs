@@ -169,6 +169,9 @@ impl Drain {
         }
         // The grace period is over and nothing names them: new regions may have the slots.
         self.fabric.let_go(&free);
+        if self.closer {
+            self.fabric.forget_closers(&self.closing);
+        }
         for channel in self.closing.drain(..) {
             // One that could not be had (its owner stayed in a section) still counts for every grace period.
             if !still_open(&channel) {

@@ -206,9 +206,18 @@ impl Shared {
     }
 
     fn closers(&self) -> Vec<Closer> {
+        lock(&self.closers).clone()
+    }
+
+    /// These channels were closed at last. (What stays here keeps the fabric.)
+    pub(crate) fn forget_closers(&self, of: &[Arc<dyn Erased>]) {
+        let ended = |channel: &Arc<dyn Erased>| of.iter().any(|closed| Arc::ptr_eq(closed, channel));
         let mut closers = lock(&self.closers);
-        closers.retain(|(_, closer)| !closer.is_done());
-        closers.clone()
+        let (over, left): (Vec<_>, Vec<_>) = closers.drain(..).partition(|(channel, _)| ended(channel));
+        *closers = left;
+        drop(closers);
+        // Not under the lock.
+        drop(over);
     }
 
     fn register<T: RegionTag>(self: &Arc<Self>, place: Place, hold: Hold) -> Result<Region<T>, RegionError> {

@@ -425,3 +425,27 @@ fn a_panicking_engine_fails_closed() {
     assert!(held(&report).iter().any(|h| h.why == HeldWhy::Panicked));
     assert!(world.fabric.inspect().quarantine.iter().any(|q| q.starts_with("region")));
 }
+
+#[test]
+fn a_fabric_goes_with_its_last_user_also_after_it_gave_up_on_an_owner() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let (reached, go) = dev.stop_in_push();
+    let channel = std::thread::scope(|s| {
+        let poller = s.spawn(move || {
+            let _ = channel.pin().unwrap().submit(Op::fence());
+            channel
+        });
+        reached.wait();
+        let quiet = world.nic.quiesce(Cause::Reset, FORCE).unwrap().wait().unwrap();
+        assert!(!quiet.report().is_clean());
+        go.open();
+        poller.join().unwrap()
+    });
+    while world.fabric.turn() {}
+    assert_eq!(channel.closed(), Some(Cause::Reset));
+    drop(channel);
+    let World { fabric, nic, gpu, initiator, .. } = world;
+    drop((fabric, nic, gpu));
+    assert_eq!(Arc::strong_count(&initiator), 1, "the gate, and so the fabric, is kept by itself");
+}
