@@ -302,7 +302,8 @@ impl<E: Engine> Channel<E> {
         exact.unwrap_or_else(|| self.core.published.read())
     }
 
-    /// Operations accepted and not yet completed, as published at the last unpin.
+    /// Entries of the ring in flight, as published at the last unpin: one for each operation accepted and not yet
+    /// completed; of a list or a confirm one for each piece.
     pub fn in_flight(&self) -> u64 {
         self.core.names.count(|_| true)
     }
