@@ -272,6 +272,9 @@ impl Drain {
                 }
                 Stage::Broken => {
                     self.report.hold("drain".to_owned(), HeldWhy::Panicked);
+                    // The grace period may have gone with the turn that panicked. One that begins now will do for what
+                    // is held: whoever is inside a section that did not see the marks is so now.
+                    self.grace = Some(Grace::begin(&self.fabric.epoch, || self.fabric.lines()));
                     self.stage = self.done(None);
                 }
             }
