@@ -60,6 +60,24 @@ fn model_both() {
     });
 }
 
+/// A batch shares one grace period, and an owner uses one of its regions after the other.
+#[test]
+fn model_batch() {
+    check(3, || {
+        let rig = Rig::new(SLOW, 2);
+        let (mut channel, ops) = (rig.channel(), [rig.op(0), rig.op(1)]);
+        let owner = thread::spawn(move || {
+            for op in ops {
+                run(&mut channel, op);
+            }
+            channel
+        });
+        rig.revoke_all(PATIENT);
+        drop(owner.join().unwrap());
+        rig.end();
+    });
+}
+
 fn register(barrier: Barrier) {
     check(3, move || {
         let rig = Rig::new(barrier, 1);

@@ -219,6 +219,18 @@ impl Rig {
         }
     }
 
+    /// The same of all regions, as one batch.
+    fn revoke_all(&self, by: Deadline) {
+        let batch: Vec<_> = self.regions.iter().map(Region::revocable).collect();
+        let mut revoke = self.fabric.revoke(&batch, Cause::User, by);
+        while revoke.turn() != Progress::Done {
+            self.fabric.turn();
+            thread::yield_now();
+        }
+        assert!(revoke.report().is_clean(), "{:?}", revoke.report());
+        self.memory.iter().for_each(|memory| memory.reuse());
+    }
+
     /// A grace period for its own sake, in at most so many turns.
     fn grace(&self, turns: usize) {
         let shared = &self.fabric.shared;
