@@ -303,7 +303,7 @@ impl<E: Engine> Channel<E> {
     }
 
     /// Entries of the ring in flight, as published at the last unpin: one for each operation accepted and not yet
-    /// completed; of a list or a confirm one for each piece.
+    /// completed; a list or a confirm has several.
     pub fn in_flight(&self) -> u64 {
         self.core.names.count(|_| true)
     }
