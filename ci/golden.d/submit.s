@@ -40,10 +40,10 @@ mov %rcx,0x38(%rsp)
 mov 0x8(%rdi),%rsi
 mov 0x18(%rdi),%r10
 mov 0x8(%r10),%r8
-mov 0x4c8(%rsi),%ebp
+mov 0x4f0(%rsi),%ebp
 mov %ebp,%ecx
 and %r14d,%ecx
-mov 0x4b0(%rsi),%r15
+mov 0x4d8(%rsi),%r15
 shl $0x6,%rcx
 mov (%r15,%rcx,1),%rsi
 mov %rsi,%r9
