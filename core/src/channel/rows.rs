@@ -2,7 +2,7 @@
 
 use crate::channel::NO_REGION;
 use crate::region::table::word;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Regions that a channel counts one by one.
 const ROWS: usize = 256;
@@ -39,11 +39,24 @@ struct Row {
     heat: AtomicU64,
 }
 
+/// Operations in a row on the same regions, which their rows do not have yet: a section that goes on with them stores
+/// their bytes and nothing else here.
+#[derive(Debug)]
+struct Open {
+    /// The regions' rows.
+    places: [AtomicUsize; 2],
+    /// Operations that the channel had submitted when it began.
+    before: AtomicU64,
+    /// Bytes of it.
+    bytes: AtomicU64,
+}
+
 /// The table. Set-associative: a miss looks at four rows, and may fold the least used of them into `other`.
 #[derive(Debug)]
 pub(crate) struct Rows {
     rows: Box<[Row]>,
-    /// Odd while a row changes hands.
+    open: Open,
+    /// Odd while counts move from one place to another.
     version: AtomicU64,
 }
 
@@ -68,7 +81,46 @@ fn add(at: &AtomicU64, n: u64) -> u64 {
 impl Rows {
     pub(super) fn new() -> Rows {
         let rows = if cfg!(loom) { 0 } else { ROWS + 1 };
-        Rows { rows: (0..rows).map(|_| Row::default()).collect(), version: AtomicU64::new(0) }
+        let open = Open {
+            places: [const { AtomicUsize::new(NOWHERE) }; 2],
+            before: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        };
+        Rows { rows: (0..rows).map(|_| Row::default()).collect(), open, version: AtomicU64::new(0) }
+    }
+
+    /// A run begins, to be counted at these places, when so many operations had been submitted. None is under way.
+    pub(super) fn begin(&self, places: [usize; 2], before: u64) {
+        self.open.before.store(before, Ordering::Relaxed);
+        for (at, place) in self.open.places.iter().zip(places) {
+            // Release: with where it began.
+            at.store(place, Ordering::Release);
+        }
+    }
+
+    /// So many bytes since the run began.
+    #[inline(always)]
+    pub(super) fn go_on(&self, bytes: u64) {
+        self.open.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The run is over, after so many operations of so many bytes in all.
+    pub(super) fn end(&self, ops: u64, bytes: u64) {
+        self.moves(|| {
+            let places = self.open.places.each_ref().map(|place| place.load(Ordering::Relaxed));
+            self.count(places, ops, bytes);
+            self.open.places.iter().for_each(|place| place.store(NOWHERE, Ordering::Relaxed));
+            self.go_on(0);
+        });
+    }
+
+    /// Readers that come in between read again.
+    fn moves(&self, counts: impl FnOnce()) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        counts();
+        self.version.store(version + 2, Ordering::Release);
     }
 
     /// Where a region is counted from now on, until the next call.
@@ -103,22 +155,19 @@ impl Rows {
 
     /// What the row's old region did goes to `other`.
     fn hand_over(&self, row: &Row, key: u64) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        if let Some(other) = self.rows.get(OTHER) {
-            for (from, to) in row.counts.iter().zip(&other.counts) {
-                add(to, from.load(Ordering::Relaxed));
-                from.store(0, Ordering::Relaxed);
+        self.moves(|| {
+            if let Some(other) = self.rows.get(OTHER) {
+                for (from, to) in row.counts.iter().zip(&other.counts) {
+                    add(to, from.load(Ordering::Relaxed));
+                    from.store(0, Ordering::Relaxed);
+                }
             }
-        }
-        row.key.store(key, Ordering::Relaxed);
-        row.heat.store(1, Ordering::Relaxed);
-        self.version.store(version + 2, Ordering::Release);
+            row.key.store(key, Ordering::Relaxed);
+            row.heat.store(1, Ordering::Relaxed);
+        });
     }
 
     /// So many operations, of so many bytes in all, read the first and wrote the second.
-    #[inline]
     pub(super) fn count(&self, [from, to]: [usize; 2], ops: u64, bytes: u64) {
         for (place, side) in [(from, 0), (to, 2)] {
             if let Some(row) = self.rows.get(place) {
@@ -128,29 +177,42 @@ impl Rows {
         }
     }
 
-    /// Slot, generation and use of each region that has a row; and of all others together. If rows change hands all the
-    /// time, what is read at last may count a region twice or not at all.
-    pub(crate) fn read(&self) -> (Vec<(u32, u32, Use)>, Use) {
-        let used = |row: &Row| {
-            let [reads, read_bytes, writes, written_bytes] =
-                std::array::from_fn(|n| row.counts[n].load(Ordering::Relaxed));
-            Use { reads, read_bytes, writes, written_bytes }
-        };
+    /// Slot, generation and use of each region that has a row; and of all others together. `submitted`: operations so far.
+    /// If rows change hands all the time, what is read at last may count a region twice or not at all.
+    pub(crate) fn read(&self, submitted: impl Fn() -> u64) -> (Vec<(u32, u32, Use)>, Use) {
         let mut tries = 0;
         loop {
             let before = self.version.load(Ordering::Acquire);
-            let other = self.rows.get(OTHER).map_or_else(Use::default, used);
-            let all = self.rows.iter().take(ROWS).filter_map(|row| {
-                let key = row.key.load(Ordering::Relaxed);
-                (key != 0).then(|| (key as u32, (key >> word::GENERATION_SHIFT) as u32, used(row)))
-            });
-            let all = all.collect();
+            let all =
+                self.rows.iter().enumerate().map(|(place, row)| (row, self.used(place, row, &submitted)));
+            let (mut rows, mut other) = (Vec::new(), Use::default());
+            for (place, (row, used)) in all.enumerate() {
+                match row.key.load(Ordering::Relaxed) {
+                    _ if place == OTHER => other = used,
+                    0 => {}
+                    key => rows.push((key as u32, (key >> word::GENERATION_SHIFT) as u32, used)),
+                }
+            }
             fence(Ordering::Acquire);
             tries += 1;
             if tries == 16 || (before % 2 == 0 && self.version.load(Ordering::Relaxed) == before) {
-                return (all, other);
+                return (rows, other);
             }
         }
+    }
+
+    /// What a row says, with what the run under way adds to it.
+    fn used(&self, place: usize, row: &Row, submitted: impl Fn() -> u64) -> Use {
+        let mut counts: [u64; 4] = std::array::from_fn(|n| row.counts[n].load(Ordering::Relaxed));
+        for (side, at) in [(0, &self.open.places[0]), (2, &self.open.places[1])] {
+            if at.load(Ordering::Acquire) == place {
+                // Its section may not have said yet that it submitted anything.
+                counts[side] += submitted().saturating_sub(self.open.before.load(Ordering::Relaxed));
+                counts[side + 1] += self.open.bytes.load(Ordering::Relaxed);
+            }
+        }
+        let [reads, read_bytes, writes, written_bytes] = counts;
+        Use { reads, read_bytes, writes, written_bytes }
     }
 }
 
@@ -168,7 +230,7 @@ mod tests {
             let once = rows.place((1000 + n) | 1 << 32);
             rows.count([once, NOWHERE], 1, 64);
         }
-        let (all, other) = rows.read();
+        let (all, other) = rows.read(|| 0);
         let kept = all.iter().find(|(slot, _, _)| *slot == 7).expect("the favourite has its row").2;
         assert_eq!((kept.writes, kept.written_bytes, kept.reads), (10_000, 80_000, 0));
         let reads: u64 = all.iter().map(|(_, _, used)| used.reads).sum();
@@ -188,6 +250,6 @@ mod tests {
         for _ in 0..WARM * 8 {
             rows.count([rows.place(newcomer), NOWHERE], 1, 1);
         }
-        assert!(rows.read().0.iter().any(|(slot, _, _)| *slot == 20_000));
+        assert!(rows.read(|| 0).0.iter().any(|(slot, _, _)| *slot == 20_000));
     }
 }

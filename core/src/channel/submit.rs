@@ -117,7 +117,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
 
     #[inline(always)]
     fn try_submit(&mut self, op: &Op) -> Submit {
-        let (open, epoch) = (self.is_open(), self.epoch);
+        let (open, epoch, first) = (self.is_open(), self.epoch, self.touched & touched::PUSHED == 0);
         let (state, desk) = self.split();
         let ring = &mut state.ring;
         let Some(engine) = state.engine.as_mut().filter(|_| open && ring.in_flight() < ring.depth) else {
@@ -168,7 +168,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
             desk.fabric.epoch.leave(desk.line, epoch);
         }
         ring.tally.declassified(op.declassified);
-        ring.tally.submitted(op.names, (op.from.bits, op.to.bits), op.len, before);
+        ring.tally.submitted(op.names, (op.from.bits, op.to.bits), op.len, before, first);
         Submit::Queued(ring.accept(op.names, op.cookie))
     }
 

@@ -3,9 +3,7 @@
 //! Everything published is an atomic that only the channel's possessor (C1) writes, so a reader costs the poller the
 //! cache line and nothing else. Nothing is ordered by it; the atomics are the standard library's also in the models.
 
-#[cfg(all(test, not(loom)))]
-use super::rows::Use;
-use super::rows::{self, Rows};
+use super::rows::{self, Rows, Use};
 use crate::op::{Flow, Status, Submit};
 use crate::region::RawSpan;
 use crossbeam_utils::CachePadded;
@@ -107,7 +105,7 @@ const ALL: usize = Of::Spurious as usize + 1;
 #[derive(Debug)]
 pub(crate) struct Published {
     counts: CachePadded<[AtomicU64; ALL]>,
-    pub(crate) rows: Rows,
+    rows: Rows,
 }
 
 impl Published {
@@ -118,6 +116,11 @@ impl Published {
         let mut counts: [u64; ALL] = std::array::from_fn(|n| self.counts[n].load(Ordering::Acquire));
         counts[Of::Submitted as usize] = self.counts[Of::Submitted as usize].load(Ordering::Acquire);
         Counters::from(&counts)
+    }
+
+    /// Slot, generation and use of each region that is counted by itself; and of all others together.
+    pub(crate) fn regions(&self) -> (Vec<(u32, u32, Use)>, Use) {
+        self.rows.read(|| self.counts[Of::Submitted as usize].load(Ordering::Acquire))
     }
 }
 
@@ -160,16 +163,18 @@ pub(super) mod touched {
     pub(crate) const REFUSED: u8 = 4;
 }
 
-/// Operations in a row that name the same regions, in one section.
+/// Operations in a row on the same regions, over any number of sections.
 #[derive(Debug)]
 struct Run {
     /// What their entries say; [`NO_RUN`]: nothing is counted yet.
     names: u64,
+    /// The words of their spans. The names alone are not enough: what lies in a slot in a later section may be another
+    /// region.
+    words: (u64, u64),
     /// Last ticket before it.
     before: u64,
     bytes: u64,
-    /// Where the last run's regions are counted, for the next section.
-    /// Keys of nothing go with places of nothing: a fence has them.
+    /// What was looked up last, and where that is counted.
     keys: [u64; 2],
     places: [usize; 2],
 }
@@ -197,7 +202,14 @@ impl Tally {
             counts: [0; ALL],
             inner: 0,
             rare: false,
-            run: Run { names: NO_RUN, before: 0, bytes: 0, keys: [0; 2], places: [rows::NOWHERE; 2] },
+            run: Run {
+                names: NO_RUN,
+                words: (0, 0),
+                before: 0,
+                bytes: 0,
+                keys: [0; 2],
+                places: [rows::NOWHERE; 2],
+            },
             published: Arc::new(Published { counts, rows: Rows::new() }),
         }
     }
@@ -217,12 +229,13 @@ impl Tally {
         self.rare = true;
     }
 
-    /// An operation on these regions, with the words of their handles, was accepted after ticket `before`.
+    /// An operation on these regions, with the words of their spans, was accepted after ticket `before`; `first`: of its
+    /// section (within one, a slot holds one region).
     #[inline(always)]
-    pub(super) fn submitted(&mut self, names: u64, (read, written): (u64, u64), len: u64, before: u64) {
+    pub(super) fn submitted(&mut self, names: u64, words: (u64, u64), len: u64, before: u64, first: bool) {
         if COUNTED {
-            if self.run.names != names {
-                self.begin_run(names, read, written, before);
+            if self.run.names != names || (first && self.run.words != words) {
+                self.begin_run(names, words, before);
             }
             self.run.bytes += len;
         }
@@ -235,24 +248,23 @@ impl Tally {
 
     #[cold]
     #[inline(never)]
-    fn begin_run(&mut self, names: u64, read: u64, written: u64, before: u64) {
+    fn begin_run(&mut self, names: u64, words: (u64, u64), before: u64) {
         self.end_run(before);
-        // Not the names alone: what lies in a slot in a later section may be another region.
-        let keys = rows::keys(names, [read, written]);
+        let keys = rows::keys(names, [words.0, words.1]);
         if self.run.keys != keys {
             self.run.keys = keys;
             self.run.places = keys.map(|key| self.published.rows.place(key));
         }
-        (self.run.names, self.run.before) = (names, before);
+        (self.run.names, self.run.words, self.run.before) = (names, words, before);
+        self.published.rows.begin(self.run.places, before - self.inner);
     }
 
-    /// Stores what the run counted.
-    #[inline]
+    /// Moves what the run counted to the rows.
     fn end_run(&mut self, last: u64) {
         if COUNTED && self.run.names != NO_RUN {
             self.run.names = NO_RUN;
             let (ops, bytes) = (last - self.run.before, std::mem::take(&mut self.run.bytes));
-            self.published.rows.count(self.run.places, ops, bytes);
+            self.published.rows.end(ops, bytes);
         }
     }
 
@@ -348,7 +360,7 @@ impl Tally {
     #[inline]
     pub(super) fn publish(&mut self, touched: u8, last: u64) {
         if COUNTED && touched & touched::PUSHED != 0 {
-            self.end_run(last);
+            self.published.rows.go_on(self.run.bytes);
             self.counts[Of::Doorbells as usize] += 1;
             self.store(Of::Submitted, last - self.inner);
             for which in [Of::Doorbells, Of::Declassified] {
@@ -398,7 +410,7 @@ mod tests {
             }
         });
         for last in 1..200_000 {
-            tally.submitted(Names::in_flight(NO_REGION, 1), (0, 1 << 32), 8, last - 1);
+            tally.submitted(Names::in_flight(NO_REGION, 1), (0, 1 << 32), 8, last - 1, true);
             tally.ended(1, 8);
             if last % 7 == 0 {
                 tally.not_done(Status::Device(1));
@@ -416,13 +428,13 @@ mod tests {
         let names = Names::in_flight(3, 5);
         let mut last = 0;
         for words in [(1 << 32, 2 << 32), (1 << 32, 2 << 32), (1 << 32, 7 << 32)] {
-            for _ in 0..10 {
-                tally.submitted(names, words, 64, last);
+            for n in 0..10 {
+                tally.submitted(names, words, 64, last, n == 0);
                 last += 1;
             }
             tally.publish(touched::PUSHED, last);
         }
-        let (mut rows, other) = tally.published().rows.read();
+        let (mut rows, other) = tally.published().regions();
         rows.sort_unstable();
         let used = |read: (u64, u64), written: (u64, u64)| Use {
             reads: read.0,
@@ -444,18 +456,18 @@ mod tests {
     fn a_fence_is_counted_to_no_region_first_of_all_or_after_a_list() {
         let mut tally = Tally::new();
         let (fence, copy) = (Names::in_flight(NO_REGION, NO_REGION), Names::in_flight(3, 5));
-        tally.submitted(fence, (0, 0), 0, 0);
+        tally.submitted(fence, (0, 0), 0, 0, true);
         tally.publish(touched::PUSHED, 1);
-        tally.submitted(copy, (1 << 32, 1 << 32), 8, 1);
+        tally.submitted(copy, (1 << 32, 1 << 32), 8, 1, true);
         tally.interrupt(2);
-        tally.submitted(fence, (0, 0), 0, 2);
+        tally.submitted(fence, (0, 0), 0, 2, false);
         tally.publish(touched::PUSHED, 3);
-        let (rows, _) = tally.published().rows.read();
+        let (rows, _) = tally.published().regions();
         let ops = |(_, _, used): &(u32, u32, Use)| used.reads + used.writes;
         assert_eq!(rows.iter().map(ops).collect::<Vec<_>>(), [1, 1]);
         // What a row holds that was nobody's shows when it gets an owner.
         (0..10_000).for_each(|n| _ = tally.published().rows.place((1000 + n) | 1 << 32));
-        let (rows, other) = tally.published().rows.read();
+        let (rows, other) = tally.published().regions();
         assert_eq!(rows.iter().map(ops).sum::<u64>() + other.reads + other.writes, 2);
     }
 }

@@ -51,7 +51,7 @@ pub struct RegionUse {
 
 /// What a channel did with each region, the most used first.
 fn regions(channel: &dyn Erased) -> (Vec<RegionUse>, Use) {
-    let (rows, other) = channel.published().rows.read();
+    let (rows, other) = channel.published().regions();
     let named = |(region, generation, used)| RegionUse { region, generation: Generation(generation), used };
     let mut regions: Vec<RegionUse> = rows.into_iter().map(named).collect();
     regions.sort_by_key(|region| std::cmp::Reverse(region.used.reads + region.used.writes));
