@@ -167,9 +167,11 @@ impl<'a, E: Engine> Pinned<'a, E> {
         if mutated("named-after-unpin") {
             desk.fabric.epoch.leave(desk.line, epoch);
         }
+        let ticket = ring.accept(op.names, op.cookie);
         ring.tally.declassified(op.declassified);
+        // Last: around the call that it may make, little has to be kept.
         ring.tally.submitted(op.names, (op.from.bits, op.to.bits), op.len, before, first);
-        Submit::Queued(ring.accept(op.names, op.cookie))
+        Submit::Queued(ticket)
     }
 
     /// Takes completions, in the order the device gave them; returns how many were written to `out`.

@@ -235,9 +235,10 @@ impl Tally {
     pub(super) fn submitted(&mut self, names: u64, words: (u64, u64), len: u64, before: u64, first: bool) {
         if COUNTED {
             if self.run.names != names || (first && self.run.words != words) {
-                self.begin_run(names, words, before);
+                self.begin_run(names, words, before, len);
+            } else {
+                self.run.bytes += len;
             }
-            self.run.bytes += len;
         }
     }
 
@@ -248,14 +249,14 @@ impl Tally {
 
     #[cold]
     #[inline(never)]
-    fn begin_run(&mut self, names: u64, words: (u64, u64), before: u64) {
+    fn begin_run(&mut self, names: u64, words: (u64, u64), before: u64, len: u64) {
         self.end_run(before);
         let keys = rows::keys(names, [words.0, words.1]);
         if self.run.keys != keys {
             self.run.keys = keys;
             self.run.places = keys.map(|key| self.published.rows.place(key));
         }
-        (self.run.names, self.run.words, self.run.before) = (names, words, before);
+        (self.run.names, self.run.words, self.run.before, self.run.bytes) = (names, words, before, len);
         self.published.rows.begin(self.run.places, before - self.inner);
     }
 
