@@ -84,6 +84,10 @@ impl<'a, E: Engine> Pinned<'a, E> {
     pub fn submit(&mut self, op: Op) -> Submit {
         match self.try_submit(&op) {
             Submit::Queued(ticket) => {
+                // Last: around the call that it may make, little has to be kept.
+                let (before, first) = (ticket.0 - 1, self.touched & touched::PUSHED == 0);
+                let (words, tally) = ((op.from.bits, op.to.bits), &mut self.split().0.ring.tally);
+                tally.submitted(op.names, words, op.len, before, first);
                 self.touched |= touched::PUSHED;
                 Submit::Queued(ticket)
             }
@@ -117,7 +121,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
 
     #[inline(always)]
     fn try_submit(&mut self, op: &Op) -> Submit {
-        let (open, epoch, first) = (self.is_open(), self.epoch, self.touched & touched::PUSHED == 0);
+        let (open, epoch) = (self.is_open(), self.epoch);
         let (state, desk) = self.split();
         let ring = &mut state.ring;
         let Some(engine) = state.engine.as_mut().filter(|_| open && ring.in_flight() < ring.depth) else {
@@ -149,10 +153,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
             },
             OpKind::Fence => Operation::Fence,
         };
-        let before = ring.last;
         // SAFETY: 1. `check` found the operands live, in reach and in bounds under this pin (I1, C1), and the ring names
         // their regions until the operation has ended: a drain waits for that before it lets them go.
-        match unsafe { engine.push(ring.index(before + 1), &operation) } {
+        match unsafe { engine.push(ring.index(ring.last + 1), &operation) } {
             Push::Taken => {}
             Push::Full => return Submit::Full,
             Push::Unsupported => return Submit::Denied(Flow::Unsupported),
@@ -167,11 +170,8 @@ impl<'a, E: Engine> Pinned<'a, E> {
         if mutated("named-after-unpin") {
             desk.fabric.epoch.leave(desk.line, epoch);
         }
-        let ticket = ring.accept(op.names, op.cookie);
         ring.tally.declassified(op.declassified);
-        // Last: around the call that it may make, little has to be kept.
-        ring.tally.submitted(op.names, (op.from.bits, op.to.bits), op.len, before, first);
-        Submit::Queued(ticket)
+        Submit::Queued(ring.accept(op.names, op.cookie))
     }
 
     /// Takes completions, in the order the device gave them; returns how many were written to `out`.
