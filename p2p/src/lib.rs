@@ -94,6 +94,7 @@ pub mod iommufd;
 pub mod iova;
 mod mapping;
 pub mod pci;
+pub mod route;
 mod sys;
 #[cfg(test)]
 mod testing;

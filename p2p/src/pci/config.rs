@@ -16,6 +16,8 @@ pub mod offset {
     pub const COMMAND: u16 = 0x04;
     /// Status, 16 bits.
     pub const STATUS: u16 = 0x06;
+    /// Class code, 24 bits, above the revision's 8.
+    pub const CLASS: u16 = 0x09;
     /// Header type, 8 bits: bit 7 multi-function, bits 6:0 the layout.
     pub const HEADER_TYPE: u16 = 0x0e;
     /// First of the BAR registers, 32 bits each.
@@ -60,6 +62,43 @@ pub struct Pcie {
     pub at: u16,
     /// Can the function do an FLR (DEVCAP bit 28)?
     pub flr: bool,
+    /// What kind of function it is.
+    pub port: PortType,
+}
+
+/// "Device/Port Type" of a PCI Express function (PCI Express 6.0, 7.5.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum PortType {
+    /// An endpoint, or a legacy endpoint.
+    #[default]
+    Endpoint,
+    /// A root port.
+    RootPort,
+    /// The port of a switch that leads up.
+    SwitchUpstream,
+    /// A port of a switch that leads down.
+    SwitchDownstream,
+    /// A bridge between PCI Express and conventional PCI.
+    Bridge,
+    /// An endpoint or event collector of the root complex itself.
+    Integrated,
+    /// A value that the specification reserves.
+    Reserved(u8),
+}
+
+impl PortType {
+    fn of(capabilities: u32) -> PortType {
+        match (capabilities >> 4 & 0xf) as u8 {
+            0 | 1 => PortType::Endpoint,
+            4 => PortType::RootPort,
+            5 => PortType::SwitchUpstream,
+            6 => PortType::SwitchDownstream,
+            7 | 8 => PortType::Bridge,
+            9 | 10 => PortType::Integrated,
+            other => PortType::Reserved(other),
+        }
+    }
 }
 
 impl Pcie {
@@ -226,7 +265,8 @@ impl Caps {
             }
             CAP_PCIE if self.pcie.is_none() => {
                 fits(12)?;
-                self.pcie = Some(Pcie { at, flr: read(at + 4, 4)? & 1 << 28 != 0 });
+                let port = PortType::of(read(at + 2, 2)?);
+                self.pcie = Some(Pcie { at, flr: read(at + 4, 4)? & 1 << 28 != 0, port });
             }
             CAP_AF if self.af.is_none() => {
                 fits(6)?;
@@ -296,7 +336,7 @@ pub(crate) mod tests {
             caps,
             Caps {
                 bars: 6,
-                pcie: Some(Pcie { at: 0x70, flr: true }),
+                pcie: Some(Pcie { at: 0x70, flr: true, port: PortType::Endpoint }),
                 af: Some(Af { at: 0xa0, flr: true }),
                 pm: Some(Pm { at: 0x40 }),
                 msix: Some(Msix {
@@ -308,6 +348,23 @@ pub(crate) mod tests {
             }
         );
         assert_eq!((caps.pcie.unwrap().devctl(), caps.pcie.unwrap().devsta()), (0x78, 0x7a));
+    }
+
+    #[test]
+    fn the_kind_of_port_is_told() {
+        for (value, port) in [
+            (0x0002, PortType::Endpoint),
+            (0x0142, PortType::RootPort),
+            (0x0052, PortType::SwitchUpstream),
+            (0x0162, PortType::SwitchDownstream),
+            (0x0072, PortType::Bridge),
+            (0x0092, PortType::Integrated),
+            (0x00f2, PortType::Reserved(15)),
+        ] {
+            let mut space = space();
+            space[0x72..0x74].copy_from_slice(&u16::to_le_bytes(value));
+            assert_eq!(walk(&space).unwrap().pcie.unwrap().port, port, "{value:#x}");
+        }
     }
 
     #[test]

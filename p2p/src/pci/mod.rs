@@ -1,10 +1,12 @@
 //! PCI: addresses, config space, capabilities, sysfs.
 
 pub mod config;
+pub mod extended;
 pub mod sysfs;
 mod write;
 
 pub use config::Caps;
+pub use extended::Extended;
 pub use write::classify_write;
 
 use std::fmt;

@@ -43,15 +43,39 @@ pub fn directory(sysfs: &Path, at: PciAddress) -> PathBuf {
     sysfs.join("bus/pci/devices").join(at.to_string())
 }
 
+/// The name of what a link of the function leads to: `driver`, `iommu_group`, `physfn`. `None` without such a link.
+/// One system call.
+pub fn link(sysfs: &Path, at: PciAddress, name: &str) -> Option<String> {
+    let target = fs::read_link(directory(sysfs, at).join(name)).ok()?;
+    Some(target.file_name()?.to_str()?.to_owned())
+}
+
+/// Number of the function's IOMMU group; `None` without one. One system call.
+pub fn group(sysfs: &Path, at: PciAddress) -> Option<u32> {
+    link(sysfs, at, "iommu_group")?.parse().ok()
+}
+
+/// A number in a file of the function, decimal or with `0x`; `None` where the file is missing or holds none. One file read.
+pub fn number(sysfs: &Path, at: PciAddress, file: &str) -> Option<u64> {
+    let text = fs::read_to_string(directory(sysfs, at).join(file)).ok()?;
+    hex(text.trim()).or_else(|| text.trim().parse().ok())
+}
+
+/// Config space as far as this process may read it: the first 64 bytes without CAP_SYS_ADMIN, else 256 or 4096
+/// (`pci_read_config` in drivers/pci/pci-sysfs.c, Linux 7.3). One file read.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn config(sysfs: &Path, at: PciAddress) -> io::Result<Vec<u8>> {
+    fs::read(directory(sysfs, at).join("config"))
+}
+
 /// Functions with this vendor and device id, in order of address. Reads two files a function.
 ///
 /// # Errors
 /// The directory of functions cannot be read.
 pub fn by_id(sysfs: &Path, vendor: u16, device: u16) -> io::Result<Vec<PciAddress>> {
-    let is = |at: &PciAddress, file: &str, id: u16| {
-        fs::read_to_string(directory(sysfs, *at).join(file))
-            .is_ok_and(|text| hex(text.trim()) == Some(id.into()))
-    };
+    let is = |at: &PciAddress, file: &str, id: u16| number(sysfs, *at, file) == Some(id.into());
     let mut found = functions(sysfs)?;
     found.retain(|at| is(at, "vendor", vendor) && is(at, "device", device));
     Ok(found)

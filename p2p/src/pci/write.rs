@@ -69,7 +69,7 @@ impl Write {
 #[cfg(test)]
 mod tests {
     use super::super::config::tests::{space, walk};
-    use super::super::config::{Af, Pcie};
+    use super::super::config::{Af, Pcie, PortType};
     use super::*;
 
     const PM: usize = 0x44;
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn an_flr_bit_without_the_ability_is_no_flr() {
         let mut caps = walk(&space()).unwrap();
-        caps.pcie = Some(Pcie { at: 0x70, flr: false });
+        caps.pcie = Some(Pcie { at: 0x70, flr: false, port: PortType::Endpoint });
         caps.af = Some(Af { at: 0xa0, flr: false });
         assert_eq!(classify_write(&caps, 0x78, 2, 0, 0x8000), None);
         assert_eq!(classify_write(&caps, 0xa4, 1, 0, 1), None);

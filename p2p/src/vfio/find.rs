@@ -50,15 +50,12 @@ impl Roots {
             return Err(BackendError::Device { at, what: DeviceProblem::Missing });
         }
         let group = directory.join("iommu_group");
-        let number = name_of_target(&group).and_then(|name| name.parse().ok());
+        let number = sysfs::group(&self.sysfs, at);
         let number = number.ok_or(BackendError::Device { at, what: DeviceProblem::NoIommu })?;
         let names = fs::read_dir(group.join("devices")).into_iter().flatten().flatten();
         let mut members: Vec<Member> = names
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .map(|at| Member {
-                at,
-                driver: name_of_target(&sysfs::directory(&self.sysfs, at).join("driver")),
-            })
+            .map(|at| Member { at, driver: sysfs::link(&self.sysfs, at, "driver") })
             .collect();
         members.sort_by_key(|member| member.at);
         Ok((number, members))
@@ -88,11 +85,6 @@ pub(super) fn opening(at: PciAddress, errno: Errno) -> BackendError {
         libc::EACCES | libc::EPERM => BackendError::Device { at, what: DeviceProblem::NoPermission },
         _ => errno.of("open /dev/vfio/devices/vfioN"),
     }
-}
-
-/// The last part of what a link points to.
-fn name_of_target(link: &Path) -> Option<String> {
-    Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
 }
 
 #[cfg(test)]
