@@ -1,7 +1,7 @@
 //! Lays a machine's text out as a sysfs tree. No dependencies, so that any crate's tests can include it by path.
 //!
 //! ```text
-//! cpu ven0002fam0019mod0011           devices/system/cpu/modalias
+//! cpu x86,ven0002fam0019mod0011       devices/system/cpu/modalias
 //! iommu ivhd0                         class/iommu/ivhd0
 //! pci0000:00                          a host bridge; below it, indented by two spaces a level:
 //!   00:01.1 1022:14db 060400 numa_node=0 driver->pcieport iommu_group->1
@@ -42,7 +42,7 @@ pub(crate) fn lay_out(text: &str, root: &Path) -> Result<()> {
                 current.as_mut().and_then(|f| f.bar(index, start, last, flags))
             }
             ["cpu", alias] => {
-                let text = format!("cpu:type:x86,{alias}:feature:,0000\n");
+                let text = format!("cpu:type:{alias}:feature:,0000\n");
                 Some(put(&root.join("devices/system/cpu/modalias"), text.as_bytes())?)
             }
             ["iommu", name] => Some(fs::create_dir_all(root.join("class/iommu").join(name))?),

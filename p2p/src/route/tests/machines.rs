@@ -82,6 +82,16 @@ macro_rules! machines {
 
 machines! {
     one_switch_with_acs_goes_by_the_root_complex: "one-switch-acs-on",
+    one_switch_without_iommu_or_acs_is_direct: "one-switch-no-iommu",
+    two_amd_sockets_pass_everything_on: "two-sockets-amd",
+    two_intel_sockets_pass_on_within_one_only: "two-sockets-intel",
+    redirection_at_either_end_sends_up: "acs-on-no-iommu",
+    virtual_functions_with_ats_turn_around_where_ports_let_them: "vfs-ats",
+    functions_of_one_device_are_the_devices_business: "multifunction-no-iommu",
+    an_unlisted_host_bridge_is_unknown: "desktop-intel",
+    without_privilege_and_iommu_redirection_is_taken_for_off: "unprivileged",
+    without_privilege_but_with_an_iommu_for_on: "unprivileged-iommu",
+    what_no_request_can_reach_is_impossible: "arm-odd",
 }
 
 #[test]

@@ -30,6 +30,34 @@ fn the_tree_is_read_as_it_is() {
 }
 
 #[test]
+fn a_virtual_function_has_its_physical_ones_memory_enable_and_node() {
+    let machine = machine(include_str!("../../../machines/vfs-ats.txt"));
+    let (physical, own) =
+        (machine.function(at("33:00.0")).unwrap(), machine.function(at("33:00.1")).unwrap());
+    assert_eq!(physical.sriov, Virtual::Physical { enabled: 2, total: 8 });
+    assert_eq!(own.sriov, Virtual::Of { physical: at("33:00.0") });
+    assert_eq!((own.vendor, own.device), (0x15b3, 0x1022), "its config space says all-ones");
+    assert_eq!((own.decode.memory, own.decode.master), (Some(true), Some(true)));
+    assert_eq!(own.node, physical.node);
+    assert!(own.ats.is_some_and(|ats| ats.on) && own.same_device(physical));
+}
+
+#[test]
+fn host_memory_lies_where_both_are_near() {
+    use tidegate_core::topology::{NodeId, Topology as Nodes};
+    let machine = machine(include_str!("../../../machines/two-sockets-amd.txt"));
+    let nodes = Nodes::synthetic("Package:2 [NUMANode] PU:1").unwrap();
+    let between = |a, b| machine.node_between(at(a), at(b), &nodes);
+    assert_eq!(between("01:00.0", "02:00.0"), Some(NodeId(0)));
+    assert_eq!(between("81:00.0", "82:00.0"), Some(NodeId(1)));
+    assert_eq!(between("81:00.0", "02:00.0"), Some(NodeId(1)), "as near to both: the initiator's");
+    let flat = self::machine(include_str!("../../../machines/desktop-intel.txt"));
+    assert_eq!(flat.node_between(at("01:00.0"), at("02:00.0"), &nodes), None);
+    let told = nodes.with_device("0000:02:00.0", NodeId(1));
+    assert_eq!(flat.node_between(at("01:00.0"), at("02:00.0"), &told), Some(NodeId(1)));
+}
+
+#[test]
 fn distances_are_the_kernels() {
     let machine = machine(ONE_SWITCH);
     let distance = |from, to| route(&machine, from, to).distance;
