@@ -104,6 +104,11 @@ impl<B: Backend, T: RegionTag> Import<B, T> {
         &self.from
     }
 
+    /// The domain that it was imported into.
+    pub fn domain(&self) -> &Domain<B> {
+        &self.domain
+    }
+
     /// Brings the window back as shared after its device was restored: same export, same IOVA, a new generation
     /// (old handles stay stale). An area that died with a reset is unmapped first. vfio: two system calls at most.
     ///

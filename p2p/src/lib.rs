@@ -94,10 +94,12 @@ pub mod iommufd;
 pub mod iova;
 mod mapping;
 pub mod pci;
+pub mod probe;
 pub mod route;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod turn;
 pub mod vfio;
 
 pub use backend::Backend;
@@ -106,5 +108,6 @@ pub use domain::{Domain, DomainError, Want};
 pub use export::{Export, ExportError};
 pub use import::{Import, ImportError, NotRecovered};
 pub use pci::PciAddress;
+pub use turn::Progress;
 pub mod engine;
 pub mod soft;

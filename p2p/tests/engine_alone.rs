@@ -18,6 +18,7 @@ use tidegate_p2p::engine::code;
 use tidegate_p2p::engine::edu::{Edu, EduEngine};
 use tidegate_p2p::engine::softnic::SoftNic;
 use tidegate_p2p::pci::PciAddress;
+use tidegate_p2p::probe::{Outcome as Probed, Plan, Returned, measure};
 use tidegate_p2p::soft::Soft;
 use tidegate_p2p::{Backend, Device, Domain, Import, Want};
 
@@ -142,6 +143,22 @@ fn no_kind_of_dead_mapping_is_confirmed() {
             assert_eq!(channel.confirmed(), good);
             assert_eq!(bench.fabric.inspect().channels.len(), 1);
         }
+    }
+}
+
+/// Nor does a probe take one for a window that works; without the CPU, which would know.
+#[test]
+fn no_kind_of_dead_mapping_passes_a_probe() {
+    for (dead, reads) in
+        [(Dead::Ones, Returned::Ones), (Dead::Zeros, Returned::Zeros), (Dead::Unchanged, Returned::Nothing)]
+    {
+        let (bench, mut channel, flat) = open();
+        // One transfer: the device's buffer, left as it was by a dead read, held the whole pattern.
+        let plan = || Plan::scratch(0..0x1000).without_cpu();
+        assert_eq!(measure(&mut channel, &bench.window, plan()).unwrap().outcome, Probed::Works);
+        flat.kill_window(dead);
+        let found = measure(&mut channel, &bench.window, plan()).unwrap().outcome;
+        assert_eq!(found, Probed::Drops { reads }, "{dead:?}");
     }
 }
 

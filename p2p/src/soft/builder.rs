@@ -9,7 +9,7 @@ use super::port::{BarKind, Port};
 use super::record::Log;
 use super::schedule::Threads;
 use super::tdi::Tdi;
-use super::world::{Rules, Unit, World};
+use super::world::{Link, Rules, Unit, World};
 use super::{Shared, Soft};
 use crate::pci::PciAddress;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +25,7 @@ pub struct Builder {
     seed: u64,
     planned: BTreeMap<PciAddress, Planned>,
     twice: Option<PciAddress>,
-    switch: Option<u32>,
+    switch: Option<Switch>,
     switches: u32,
     rules: Rules,
     delay: Option<u64>,
@@ -35,11 +35,36 @@ pub struct Builder {
 
 /// How functions below one switch reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Route {
     /// Access control redirects peer requests to the root complex.
     RootComplex,
     /// The switch lets (translated) peer requests through.
     Direct,
+    /// Access control blocks peer requests (an egress vector without redirection).
+    Blocked,
+}
+
+/// What the root complex does with a translated request of one function to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Peers {
+    /// It hands it on.
+    #[default]
+    Passed,
+    /// It hands writes on and refuses reads.
+    WritesOnly,
+    /// It refuses both.
+    Refused,
+    /// It hands it on to the wrong place: so many bytes further in the BAR, from its start again past the end.
+    Astray(u64),
+}
+
+/// A switch that functions sit below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Switch {
+    pub(super) number: u32,
+    pub(super) peers: Route,
 }
 
 /// A fabric could not be built.
@@ -78,7 +103,7 @@ impl Builder {
             twice: None,
             switch: None,
             switches: 0,
-            rules: Rules { delay: 0, lenient: false, scrub: true },
+            rules: Rules { delay: 0, lenient: false, scrub: true, peers: Peers::Passed },
             delay: None,
             threads: false,
             trace: false,
@@ -89,7 +114,24 @@ impl Builder {
     /// [`Builder::root_ports`].
     pub fn switch(mut self, peers: Route) -> Builder {
         self.switches += 1;
-        self.switch = (peers == Route::Direct).then_some(self.switches);
+        self.switch = Some(Switch { number: self.switches, peers });
+        self
+    }
+
+    /// What the root complex does with requests between functions that no [`Route::Direct`] switch joins. Default: it
+    /// hands them on.
+    pub fn peers(mut self, peers: Peers) -> Builder {
+        self.rules.peers = peers;
+        self
+    }
+
+    /// Time that a function's link takes for each KiB of the requests that it issues (what a write carries, what a read
+    /// asks for): it issues no other before that. Steps in manual mode, microseconds with threads; default 0. A function
+    /// that is not there stays so.
+    pub fn pace(mut self, at: PciAddress, per_kib: u64) -> Builder {
+        if let Some(planned) = self.planned.get_mut(&at) {
+            planned.pace = per_kib;
+        }
         self
     }
 
@@ -205,6 +247,7 @@ impl Builder {
                 fail_resets: 0,
                 notices: VecDeque::new(),
                 switch: planned.switch,
+                link: Link { pace: planned.pace, free_at: 0, rest: 0 },
                 chance: Chance::new(self.seed ^ (units.len() as u64 + 1).wrapping_mul(0xa076_1d64_78bd_642f)),
                 uplink: VecDeque::new(),
             });
@@ -231,7 +274,7 @@ impl Builder {
         model: Box<dyn DeviceModel>,
         wire: Option<super::Wire>,
     ) -> Builder {
-        let planned = Planned { description, model, wire, switch: self.switch };
+        let planned = Planned { description, model, wire, switch: self.switch, pace: 0 };
         if self.planned.insert(at, planned).is_some() {
             self.twice = Some(at);
         }

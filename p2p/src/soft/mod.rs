@@ -25,7 +25,8 @@
 //! A read by an initiator pushes its earlier writes on the same way. A CPU read of a BAR, or of config space,
 //! pushes what came through the root complex towards that function, and that function's own writes to host
 //! memory. Functions below one switch whose access control lets peers talk ([`Builder::switch`]) have a way
-//! past the root complex, which no CPU read pushes.
+//! past the root complex, which no CPU read pushes. A switch may block peers, and the root complex may refuse them, their
+//! reads only, or send them astray ([`Builder::peers`]). A link may take time for what it carries ([`Builder::pace`]).
 //!
 //! *Revocation* is the kernel's: MSE=0, D3hot, a reset, FLR and close kill every import of the function's
 //! windows; un-revoking allows new imports and restores none; a dead mapping occupies its addresses until it is
@@ -58,7 +59,7 @@ mod transit;
 mod world;
 
 pub use bar::Bar;
-pub use builder::{BuildError, Builder, Route};
+pub use builder::{BuildError, Builder, Peers, Route};
 pub use chance::Chance;
 pub use description::Description;
 pub use device::{

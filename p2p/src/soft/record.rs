@@ -124,6 +124,8 @@ pub enum Refusal {
     Unmapped,
     /// The mapping does not allow it.
     Rights,
+    /// Nothing on the way hands requests on from this function to that one.
+    NotRouted,
     /// Memory decode is off, the function sleeps, or it is dead.
     NoDecode,
     /// T=0 to private MMIO of a bound TDI.

@@ -43,7 +43,9 @@ pub(super) fn turn(
     };
     let mut candidates = Vec::new();
     for who in (0..ports.len()).filter(|who| whose(*who)) {
-        candidates.push(Candidate::Device(who));
+        if later(world.link_free_at(who)) {
+            candidates.push(Candidate::Device(who));
+        }
         if world.uplink_ready(who).is_some_and(&mut later) {
             candidates.push(Candidate::Uplink(who));
         }

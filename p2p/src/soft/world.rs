@@ -6,6 +6,7 @@
 //! takes or refuses it. Unmapping is synchronous with translation: nothing in an uplink gets past it, and what
 //! is in a lane lands all the same.
 
+use super::builder::{Peers, Route, Switch};
 use super::chance::Chance;
 use super::config::ConfigSpace;
 use super::device::{Action, MAX_READ, Reply, Turn};
@@ -45,6 +46,27 @@ pub(super) struct Rules {
     pub(super) lenient: bool,
     /// Stopping a TDI clears its private pages.
     pub(super) scrub: bool,
+    /// What the root complex does with requests between functions.
+    pub(super) peers: Peers,
+}
+
+/// A function's link: how long it takes for what it carries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    /// Time for each KiB.
+    pub(super) pace: u64,
+    /// When the next request may be issued.
+    pub(super) free_at: u64,
+    /// Of a unit of time, 1/1024: not yet waited for.
+    pub(super) rest: u64,
+}
+
+impl Link {
+    fn carry(&mut self, now: u64, bytes: u64) {
+        let time = bytes * self.pace + self.rest;
+        self.rest = time % 1024;
+        self.free_at = now.max(self.free_at) + time / 1024;
+    }
 }
 
 /// What the fabric knows of a function.
@@ -58,8 +80,9 @@ pub(super) struct Unit {
     pub(super) dead: bool,
     pub(super) fail_resets: u32,
     pub(super) notices: VecDeque<Notice>,
-    /// The switch that it sits below, when that switch lets peers talk directly.
-    pub(super) switch: Option<u32>,
+    /// The switch that it sits below.
+    pub(super) switch: Option<Switch>,
+    pub(super) link: Link,
     pub(super) chance: Chance,
     pub(super) uplink: VecDeque<Request>,
 }
@@ -92,17 +115,19 @@ impl World {
     fn step_of(&mut self, ports: &[Port], who: usize) -> bool {
         let now = self.now;
         let (Some(unit), Some(port)) = (self.units.get_mut(who), ports.get(who)) else { return false };
-        if unit.dead {
+        if unit.dead || unit.link.free_at > now {
             return false;
         }
         let Some(action) = port.model().next(Turn { now, chance: &mut unit.chance }) else { return false };
         match action {
             Action::Inside => self.trace(ports, who, StepKind::Inside, 0, 0),
             Action::Write { address, data, stale } => {
+                unit.link.carry(now, data.len() as u64);
                 self.trace(ports, who, StepKind::IssueWrite, address, data.len() as u64);
                 self.issue(ports, who, address, stale, Body::Write(data));
             }
             Action::Read { tag, address, len, stale } => {
+                unit.link.carry(now, u64::from(len));
                 self.trace(ports, who, StepKind::IssueRead, address, u64::from(len));
                 let size = len.min(MAX_READ) as usize;
                 let data = vec![0xff; size];
@@ -173,6 +198,7 @@ impl World {
     fn enqueue(&mut self, ports: &[Port], who: usize, request: &Request, (offset, len, place): Piece) {
         let body = request.body.cut(offset, len);
         let address = request.address.wrapping_add(offset);
+        let place = place.and_then(|place| self.hand_on(ports, who, place, &body));
         let place = match place {
             Ok(place) => place,
             Err(why) => {
@@ -190,6 +216,37 @@ impl World {
         let request = Request { address, mark, stale, born, ready: self.now + drawn, body };
         self.lanes.entry((who, target)).or_default().pieces.push_back(Parcel { request, place });
         count(ports, pushed_by(who, target), 1);
+    }
+
+    /// Where a translated piece goes in the end: requests between functions need somebody who hands them on.
+    fn hand_on(&self, ports: &[Port], who: usize, place: Place, body: &Body) -> Result<Place, Refusal> {
+        let Place::Bar { function, bar, at } = place else { return Ok(place) };
+        if function == who {
+            return Ok(place);
+        }
+        match (self.joined(who, function), self.rules.peers) {
+            (Some(Route::Blocked), _) => Err(Refusal::NotRouted),
+            (Some(Route::Direct), _) | (_, Peers::Passed) => Ok(place),
+            (_, Peers::WritesOnly) if body.extent().1 => Ok(place),
+            (_, Peers::WritesOnly | Peers::Refused) => Err(Refusal::NotRouted),
+            (_, Peers::Astray(by)) => {
+                let len = ports.get(function).map_or(0, |port| port.bar(bar).len());
+                let end = len.saturating_sub(body.extent().0).max(1);
+                Ok(Place::Bar { function, bar, at: (at + by) % end })
+            }
+        }
+    }
+
+    /// What the switch that both sit below does with peers; `None` without one.
+    fn joined(&self, one: usize, other: usize) -> Option<Route> {
+        let switch = |n: usize| self.units.get(n).and_then(|unit| unit.switch);
+        let (one, other) = (switch(one)?, switch(other)?);
+        (one.number == other.number).then_some(one.peers)
+    }
+
+    /// When a function may issue its next request.
+    pub(super) fn link_free_at(&self, who: usize) -> u64 {
+        self.units.get(who).map_or(0, |unit| unit.link.free_at)
     }
 
     /// Brings the head of a lane to its target.
@@ -304,12 +361,8 @@ impl World {
     pub(super) fn push(&mut self, ports: &[Port], who: usize) {
         while self.translate(ports, who) {}
         while self.deliver(ports, (who, Target::Memory)) {}
-        let direct = |world: &World, from: usize| {
-            let switch = |n: usize| world.units.get(n).and_then(|unit| unit.switch);
-            from != who && switch(from).is_some() && switch(from) == switch(who)
-        };
         for from in 0..ports.len() {
-            if !direct(self, from) {
+            if from == who || self.joined(from, who) != Some(Route::Direct) {
                 while self.deliver(ports, (from, Target::Function(who))) {}
             }
         }
