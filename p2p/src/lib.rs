@@ -86,6 +86,7 @@
 //! * [`backend`]: what a backend must be able to do. [`soft`]: the rules of the model. [`vfio`]: what the kernel must have.
 //! * [`iova`]: which addresses are handed out, and which never again.
 pub mod backend;
+pub mod bounce;
 pub mod device;
 mod domain;
 mod export;

@@ -1,6 +1,6 @@
 //! What a turn of something that is turned by hand brought.
 
-/// Is there more to do? Of [`crate::probe::Probe::turn`], which never blocks.
+/// Is there more to do? Of [`crate::probe::Probe::turn`] and [`crate::bounce::Bounce::turn`], which never block.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Progress {

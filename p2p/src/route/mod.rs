@@ -1,10 +1,12 @@
 //! The machine's PCI tree, and which way a request between two of its functions goes.
 //!
 //! [`Topology::read`] reads sysfs once, below a root that is a parameter. [`Topology::verdict`] answers for an ordered
-//! pair (who asks, whose BAR) with what it rests on and what would change it. [`Route::explain`] prints that.
+//! pair (who asks, whose BAR) with what it rests on and what would change it. [`Route::choose`] takes what was measured
+//! and says which way to go, direct or by a bounce; [`Route::explain`] and [`Choice::explain`] print it.
 //!
 //! A verdict is a forecast from what configuration says. The kernel makes no such check when iommufd imports a window
-//! (drivers/iommu/iommufd/pages.c, Linux 7.3), and nobody knows every root complex: what a route can do is measured.
+//! (drivers/iommu/iommufd/pages.c, Linux 7.3), and nobody knows every root complex: what a route can do is measured, by
+//! [`crate::probe`].
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -40,6 +42,7 @@
 //! there is none, and a [`Reason::AcsAssumed`] says so.
 
 mod change;
+mod choice;
 mod explain;
 mod function;
 mod host;
@@ -51,6 +54,7 @@ mod tests;
 mod verdict;
 
 pub use change::Change;
+pub use choice::{Choice, Objection, Path as Way, Rejected};
 pub use explain::Explanation;
 pub use function::{AcsState, Bar, Decode, Function, Kind, Virtual};
 pub use host::{Cpu, HostBridge, HostId, HostRule};

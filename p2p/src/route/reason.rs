@@ -191,6 +191,49 @@ impl Reason {
         }
     }
 
+    /// Does it keep a request from turning around below the root complex?
+    pub(super) const fn is_against_switch(&self) -> bool {
+        match self {
+            Reason::DecodeOff { .. }
+            | Reason::NoIommu { .. }
+            | Reason::Ats { .. }
+            | Reason::Switch { .. }
+            | Reason::AcsAssumed { redirects: false, .. }
+            | Reason::Nodes { .. }
+            | Reason::CpuPasses { .. }
+            | Reason::HostListed { .. }
+            | Reason::HostSameOnly { .. }
+            | Reason::HostUnlisted { .. }
+            | Reason::SameGroup { .. }
+            | Reason::Back { .. } => false,
+            Reason::NotAnInitiator { .. }
+            | Reason::NoBar { .. }
+            | Reason::Unassigned { .. }
+            | Reason::Itself
+            | Reason::Translated { .. }
+            | Reason::SameDevice
+            | Reason::SamePort { .. }
+            | Reason::SharedBus { .. }
+            | Reason::Redirect { .. }
+            | Reason::TranslationBlocked { .. }
+            | Reason::AcsAssumed { redirects: true, .. }
+            | Reason::RootPorts { .. }
+            | Reason::Hosts { .. } => true,
+        }
+    }
+
+    /// Does it keep a request from passing the root complex, or leave that open?
+    pub(super) const fn is_against_root_complex(&self) -> bool {
+        matches!(
+            self,
+            Reason::NotAnInitiator { .. }
+                | Reason::NoBar { .. }
+                | Reason::Unassigned { .. }
+                | Reason::HostSameOnly { .. }
+                | Reason::HostUnlisted { .. }
+        )
+    }
+
     pub(super) fn json(&self) -> String {
         let mut object = Object::new();
         object.text("code", self.code());

@@ -83,6 +83,8 @@ pub struct Route {
     pub reasons: Vec<Reason>,
     /// What would make it better.
     pub changes: Vec<Change>,
+    /// Do both make requests, so that each can do a leg of a bounce?
+    pub(super) both_ask: bool,
 }
 
 /// The two ways up, and where they meet.
@@ -153,6 +155,7 @@ pub(super) fn route(topology: &Topology, initiator: &Function, target: &Function
         meeting: ways.meeting.map(|port| port.at),
         reasons: Vec::new(),
         changes: Vec::new(),
+        both_ask: asks(initiator) && asks(target),
     };
     if !route.ends(initiator, target) {
         return route;
@@ -184,7 +187,7 @@ enum Turns {
 impl Route {
     /// Rule 1: is there a request at all?
     fn ends(&mut self, initiator: &Function, target: &Function) -> bool {
-        if initiator.kind.is_port() || initiator.kind == Kind::HostBridge {
+        if !asks(initiator) {
             self.reasons.push(Reason::NotAnInitiator { at: initiator.at });
             return false;
         }
@@ -355,6 +358,11 @@ impl Route {
         self.changes.push(Change::Probe);
         Verdict::Unknown
     }
+}
+
+/// Does it make requests of its own?
+fn asks(function: &Function) -> bool {
+    !function.kind.is_port() && function.kind != Kind::HostBridge
 }
 
 fn passes(rule: HostRule, same: bool) -> bool {

@@ -3,6 +3,7 @@
 #[path = "../../../machines/loader.rs"]
 mod loader;
 
+mod choices;
 mod machines;
 mod rules;
 
