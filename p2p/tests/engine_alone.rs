@@ -14,13 +14,14 @@ use tidegate_core::{
     Access, Channel, ChannelConfig, Completion, Engine, Fabric, Memory, Op, Poller, Region, Shared, Status,
     Submit,
 };
+use tidegate_p2p::bounce::{Bounce, Buffers, End};
 use tidegate_p2p::engine::code;
 use tidegate_p2p::engine::edu::{Edu, EduEngine};
 use tidegate_p2p::engine::softnic::SoftNic;
 use tidegate_p2p::pci::PciAddress;
 use tidegate_p2p::probe::{Outcome as Probed, Plan, Returned, measure};
 use tidegate_p2p::soft::Soft;
-use tidegate_p2p::{Backend, Device, Domain, Import, Want};
+use tidegate_p2p::{Backend, Device, Domain, Import, Progress, Want};
 
 const LEN: u64 = 64 << 10;
 
@@ -101,6 +102,29 @@ fn a_nic_channel_allocates_nothing() {
     ops.insert(7, Op::fence());
     ops.insert(15, Op::fence());
     allocates_nothing(channel, &ops);
+}
+
+/// The second stream of a hundred pieces, with edu for both legs.
+#[test]
+fn a_bounce_allocates_nothing_within_a_stream() {
+    let bench = bench(Flat::new(), EDU, EXPORTER);
+    let channel = bench.initiator.channel(&bench.poller, Edu::default(), ChannelConfig::depth(16)).unwrap();
+    let window = bench.window.region().handle();
+    let domain = bench.window.domain();
+    let buffers = Buffers::new(domain, domain, 4, 4096, None).unwrap();
+    let fill = move |at: u64, into| Op::copy(window.span(at % LEN..at % LEN + 4096), into);
+    let drain = move |at: u64, from| Op::copy(from, window.span(at % LEN..at % LEN + 4096));
+    let mut bounce = Bounce::one(buffers, channel, fill, drain);
+    let mut stream = || {
+        bounce.begin(100 * 4096).unwrap();
+        while bounce.turn() != Progress::Done {}
+        assert_eq!(bounce.end(), Some(End::Finished { confirmed: false }));
+    };
+    stream();
+    let before = allocations();
+    stream();
+    assert_eq!(allocations() - before, 0);
+    assert_eq!(bounce.account().drain.bytes, 200 * 4096);
 }
 
 fn open() -> (Bench<Flat>, Channel<EduEngine<Flat>>, Flat) {

@@ -4,6 +4,7 @@
 mod loader;
 
 mod choices;
+mod guest;
 mod machines;
 mod rules;
 
