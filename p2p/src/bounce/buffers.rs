@@ -10,12 +10,12 @@ use tidegate_core::{Access, MemoryError, Region, Shared, Span, page_size};
 /// Equal pieces of host memory that both legs reach.
 #[derive(Debug)]
 pub struct Buffers {
-    from: From,
+    place: Place,
     size: u64,
 }
 
 #[derive(Debug)]
-enum From {
+enum Place {
     /// One memory, registered with the first leg's domain, and with the second's where that is another.
     Own { first: Region<Shared>, second: Option<Region<Shared>>, count: usize },
     /// Of a pool of the one domain that both legs are in.
@@ -50,7 +50,7 @@ pub enum BuffersError {
     Domain(Box<DomainError>),
 }
 
-impl std::convert::From<DomainError> for BuffersError {
+impl From<DomainError> for BuffersError {
     fn from(error: DomainError) -> Self {
         BuffersError::Domain(Box::new(error))
     }
@@ -82,7 +82,7 @@ impl Buffers {
         let one = Arc::as_ptr(&first.0).cast::<()>() == Arc::as_ptr(&second.0).cast::<()>();
         let region = first.register(memory.backing(), Access::ReadWrite)?;
         let other = if one { None } else { Some(second.register(memory.backing(), Access::Read)?) };
-        Ok(Buffers { from: From::Own { first: region, second: other, count }, size })
+        Ok(Buffers { place: Place::Own { first: region, second: other, count }, size })
     }
 
     /// Takes `count` buffers of a pool whose regions are in the domain of both legs. They go back when this is dropped,
@@ -97,14 +97,14 @@ impl Buffers {
         if buffers.len() < count {
             return Err(BuffersError::Pool { count, had: buffers.len() });
         }
-        Ok(Buffers { from: From::Pool(buffers), size })
+        Ok(Buffers { place: Place::Pool(buffers), size })
     }
 
     /// How many.
     pub fn count(&self) -> usize {
-        match &self.from {
-            From::Own { count, .. } => *count,
-            From::Pool(buffers) => buffers.len(),
+        match &self.place {
+            Place::Own { count, .. } => *count,
+            Place::Pool(buffers) => buffers.len(),
         }
     }
 
@@ -116,12 +116,12 @@ impl Buffers {
     /// The first `len` bytes of a buffer, as the first leg (`into`) or the second sees them.
     pub(super) fn span(&self, index: usize, len: u64, into: bool) -> Span<Shared> {
         let start = index as u64 * self.size;
-        match &self.from {
-            From::Own { first, second, .. } => {
+        match &self.place {
+            Place::Own { first, second, .. } => {
                 let region = if into { first } else { second.as_ref().unwrap_or(first) };
                 region.handle().span(start..start + len)
             }
-            From::Pool(buffers) => match buffers.get(index) {
+            Place::Pool(buffers) => match buffers.get(index) {
                 Some(buffer) => buffer.span(0..len),
                 None => unreachable!("an index is below `count`"),
             },
@@ -131,7 +131,7 @@ impl Buffers {
     /// A device may still write them: they must not be handed out again. Regions see to that by themselves: a drop
     /// revokes them, and what does not stop goes to quarantine.
     pub(super) fn keep(&mut self) {
-        if let From::Pool(buffers) = &mut self.from {
+        if let Place::Pool(buffers) = &mut self.place {
             let count = buffers.len();
             tracing::warn!(
                 count,

@@ -77,6 +77,7 @@ pub struct Bounce<A: Engine, B: Engine = A> {
     legs: Option<Legs<A, B>>,
     flow: Flow,
     confirm: Confirm,
+    running: bool,
     end: Option<End>,
 }
 
@@ -122,7 +123,7 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
 
     fn new(buffers: Buffers, legs: Legs<A, B>, fill: flow::Maker, drain: flow::Maker) -> Self {
         let flow = Flow::new(buffers, fill, drain);
-        Bounce { legs: Some(legs), flow, confirm: Confirm::No, end: Some(End::Finished { confirmed: false }) }
+        Bounce { legs: Some(legs), flow, confirm: Confirm::No, running: false, end: None }
     }
 
     /// Pieces shorter than a buffer, for engines that take no more at a time.
@@ -149,11 +150,11 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
     /// # Errors
     /// [`Running`].
     pub fn begin(&mut self, bytes: u64) -> Result<(), Running> {
-        if self.end.is_none() {
+        if self.running {
             return Err(Running);
         }
         self.flow.begin(bytes);
-        self.end = None;
+        (self.running, self.end) = (true, None);
         if self.confirm != Confirm::No {
             self.confirm = Confirm::Wanted;
         }
@@ -169,7 +170,7 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
     /// Polls both channels and submits what can be. No system call but what the engines' doorbells are; no allocation
     /// within the stream.
     pub fn turn(&mut self) -> Progress {
-        if self.end.is_some() {
+        if !self.running {
             return Progress::Done;
         }
         let flow = &mut self.flow;
@@ -195,7 +196,7 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
         if moved { Progress::Moved } else { Progress::Waiting }
     }
 
-    /// How the last stream ended; `None` while one is under way.
+    /// How the last stream ended; `None` while one is under way, and before the first.
     pub fn end(&self) -> Option<End> {
         self.end
     }
@@ -212,7 +213,7 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
     #[allow(clippy::result_large_err, reason = "the error is what was given")]
     pub fn into_legs(mut self) -> Result<Legs<A, B>, Self> {
         match self.legs.take() {
-            Some(legs) if self.end.is_some() => Ok(legs),
+            Some(legs) if !self.running => Ok(legs),
             legs => {
                 self.legs = legs;
                 Err(self)
@@ -234,7 +235,7 @@ impl<A: Engine, B: Engine> Bounce<A, B> {
             },
         };
         self.flow.write_off();
-        self.end = Some(end);
+        (self.running, self.end) = (false, Some(end));
         true
     }
 

@@ -128,6 +128,7 @@ fn balances(account: &Account) {
 fn the_stream_arrives_and_every_byte_is_counted_once() {
     let rig = Rig::new(1, (0, 0));
     let mut bounce = rig.bounce(4).confirming();
+    assert_eq!((bounce.turn(), bounce.end()), (Progress::Done, None), "nothing was begun");
     for round in 1..=2 {
         bounce.begin(LEN).unwrap();
         assert_eq!(bounce.begin(1), Err(Running));

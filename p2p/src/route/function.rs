@@ -32,7 +32,7 @@ pub struct Function {
     pub decode: Decode,
     /// NUMA node, where the firmware told one.
     pub node: Option<NodeId>,
-    /// IOMMU group. `None`: no IOMMU translates for it.
+    /// IOMMU group. `None`: no IOMMU translates for it (VFIO's groups without an IOMMU do not count).
     pub group: Option<u32>,
     /// The IOMMU that it is behind, by name.
     pub iommu: Option<String>,

@@ -82,7 +82,7 @@ fn function(root: &Path, at: PciAddress) -> Result<Option<Function>, TopologyErr
         bars: bars.collect(),
         decode: space.decode(),
         node: number("numa_node").and_then(|node| u32::try_from(node).ok()).map(NodeId),
-        group: sysfs::group(root, at),
+        group: sysfs::group(root, at).filter(|_| is_enforced(&directory)),
         iommu: sysfs::link(root, at, "iommu"),
         acs,
         ats,
@@ -96,6 +96,13 @@ fn function(root: &Path, at: PciAddress) -> Result<Option<Function>, TopologyErr
         },
         driver: sysfs::link(root, at, "driver"),
     }))
+}
+
+/// Does an IOMMU stand behind the group? VFIO makes groups without one, by this name (`vfio_noiommu_group_alloc`
+/// in drivers/vfio).
+fn is_enforced(directory: &Path) -> bool {
+    let name = fs::read_to_string(directory.join("iommu_group/name")).unwrap_or_default();
+    name.trim() != "vfio-noiommu"
 }
 
 /// From where a function's directory really is (`.../pci0000:40/0000:40:01.1/0000:41:00.0`): its host bridge, and the

@@ -43,6 +43,17 @@ fn a_virtual_function_has_its_physical_ones_memory_enable_and_node() {
 }
 
 #[test]
+fn a_group_without_an_iommu_behind_it_is_none() {
+    let tree = scratch("noiommu");
+    loader::lay_out(ONE_SWITCH, tree.path()).unwrap();
+    tree.write("kernel/iommu_groups/10/name", "vfio-noiommu\n");
+    let machine = Topology::read(tree.path()).unwrap();
+    assert_eq!(machine.function(at("19:00.0")).unwrap().group, None);
+    let route = route(&machine, "19:00.0", "1c:00.0");
+    assert!(route.reasons.contains(&Reason::NoIommu { at: at("19:00.0") }), "{}", route.explain());
+}
+
+#[test]
 fn host_memory_lies_where_both_are_near() {
     use tidegate_core::topology::{NodeId, Topology as Nodes};
     let machine = machine(include_str!("../../../machines/two-sockets-amd.txt"));

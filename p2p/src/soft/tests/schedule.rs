@@ -25,6 +25,21 @@ fn the_same_seed_makes_the_same_steps() {
     assert_ne!(steps, traffic(91));
 }
 
+/// The bytes are read, and written: twice the length goes over the NIC's link.
+#[test]
+fn a_paced_link_takes_its_time_for_what_it_carries() {
+    for (pace, least) in [(0, 0), (512, 2 * 4096 / 2), (2048, 2 * 4096 * 2)] {
+        let soft = builder(93).pace(NIC, pace).build().unwrap();
+        let mut lab = Lab::on(soft, Trust::Shared);
+        let before = lab.soft.now();
+        lab.post_copy_in(&[7; 4096], 0);
+        lab.wait();
+        let took = lab.soft.now() - before;
+        assert!((least..least + 200 + least / 50).contains(&took), "{pace} for each KiB: {took}");
+        assert_eq!(lab.vram(0, 4096), [7; 4096]);
+    }
+}
+
 #[test]
 fn nothing_moves_without_a_step() {
     let mut lab = Lab::new(92);
