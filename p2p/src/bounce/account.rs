@@ -22,7 +22,7 @@ pub struct Account {
     pub drain: Side,
     /// Bytes that were filled and will never be drained, since the stream was stopped.
     pub lost: u64,
-    /// Operations that were submitted again, since their queue was stopped for another's sake.
+    /// Operations whose queue was stopped for another's sake; submitted again, unless the stream had been stopped.
     pub again: u64,
     /// Completions on the channels that are not the bounce's own: somebody's before it, or a device's nonsense.
     pub foreign: u64,

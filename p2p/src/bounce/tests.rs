@@ -146,6 +146,28 @@ fn the_stream_arrives_and_every_byte_is_counted_once() {
     assert_eq!(rig.soft.violations(), []);
 }
 
+/// The direct way is measured first; it drops everything, and the NIC calls it done.
+#[test]
+fn the_bounce_goes_where_the_direct_way_was_measured_not_to() {
+    use crate::probe::{Outcome, Plan, Probe};
+    let rig = Rig::new(2, (0, 0));
+    let direct = rig.here.import(&rig.far_gpu.export(0, 0..LEN).unwrap(), Want::default()).unwrap();
+    let (mut first, second) = rig.channels();
+    let mut probe = Probe::new(&mut first, &direct, Plan::scratch(0..PIECE)).unwrap();
+    while probe.turn() != Progress::Done {
+        rig.soft.step();
+    }
+    assert!(matches!(probe.report().unwrap().outcome, Outcome::Drops { .. }));
+    drop(probe);
+    let (from, to) = (rig.source.region().handle(), rig.target.region().handle());
+    let buffers = Buffers::new(&rig.here, &rig.there, 4, PIECE, None).unwrap();
+    let mut bounce = Bounce::two(buffers, first, second, reader(from), writer(to)).confirming();
+    bounce.begin(LEN).unwrap();
+    rig.run(&mut bounce);
+    assert_eq!(bounce.end(), Some(End::Finished { confirmed: true }));
+    assert!(rig.far() == contents());
+}
+
 /// Modelled time of one leg by itself, with as many operations in flight as the bounce has buffers.
 fn alone(
     rig: &Rig,

@@ -137,6 +137,8 @@ pub struct Probe<'a, B: Backend, E: Engine> {
     pattern: Vec<u8>,
     second: bool,
     written: bool,
+    /// What the device said of the last read, if that failed.
+    trouble: Option<u16>,
     outcome: Option<Outcome>,
     write: Option<Rate>,
     read: Option<Rate>,
@@ -189,6 +191,7 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
             pattern: Vec::new(),
             second: false,
             written: false,
+            trouble: None,
             outcome: None,
             write: None,
             read: None,
@@ -242,8 +245,14 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
     }
 
     fn over(&mut self, step: Step, failure: Option<Outcome>, now: Duration) {
-        if let Some(outcome) = failure {
-            return self.failed(outcome);
+        self.trouble = None;
+        match (step, failure) {
+            (_, None) => {}
+            // A device that reports what others swallow: an answer like theirs.
+            (Step::Save | Step::Read, Some(Outcome::Refused { why: Refusal::Device(code), .. })) => {
+                self.trouble = Some(code);
+            }
+            (_, Some(outcome)) => return self.failed(outcome),
         }
         let rate = Rate { bytes: self.len, time: now.saturating_sub(self.since) };
         match step {
@@ -254,7 +263,9 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
             }
             Step::Stir => self.start(Step::Read),
             Step::Read => {
-                self.read.get_or_insert(rate);
+                if self.trouble.is_none() {
+                    self.read.get_or_insert(rate);
+                }
                 self.judge();
             }
             Step::Restore => self.start(Step::Check),
@@ -271,6 +282,7 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
         self.saved = self.buffer(self.back);
         let seen = self.look();
         let good = match &seen {
+            _ if self.trouble.is_some() => false,
             Some(seen) => *seen == self.saved,
             None => self.returned(&self.saved) == Returned::Others,
         };
@@ -286,7 +298,7 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
     /// A pattern was written and read back.
     fn judge(&mut self) {
         let (back, there) = (self.buffer(self.back), self.look());
-        let home = back == self.pattern;
+        let home = self.trouble.is_none() && back == self.pattern;
         let arrived = there.as_ref().map(|there| *there == self.pattern);
         let reads = self.returned(&back);
         let found = match (home, arrived) {
@@ -385,6 +397,9 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
 
     /// What a read gave that did not give the pattern.
     fn returned(&self, got: &[u8]) -> Returned {
+        if let Some(code) = self.trouble {
+            return Returned::Failed(code);
+        }
         let untouched = |(got, pattern): (&u8, &u8)| *got == pattern ^ FILLER;
         match got {
             _ if got.iter().all(|byte| *byte == 0xff) => Returned::Ones,

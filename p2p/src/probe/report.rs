@@ -49,7 +49,7 @@ pub enum Outcome {
         /// What came back instead.
         reads: Returned,
     },
-    /// Writes do not arrive.
+    /// Writes do not arrive; where no CPU could look, perhaps it is the reads only.
     Drops {
         /// What came back.
         reads: Returned,
@@ -105,6 +105,8 @@ pub enum Returned {
     Before,
     /// Bytes of which nobody knows.
     Others,
+    /// Nothing, and the device said so, with its own code.
+    Failed(u16),
 }
 
 /// Who compared.
@@ -197,6 +199,7 @@ impl fmt::Display for Outcome {
 impl fmt::Display for Returned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Returned::Failed(code) => return write!(f, "reads failed with the device's code {code:#x}"),
             Returned::Ones => "reads gave all ones",
             Returned::Zeros => "reads gave zeros",
             Returned::Nothing => "reads gave nothing",

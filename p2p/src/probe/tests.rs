@@ -131,6 +131,22 @@ fn a_root_complex_that_passes_writes_only_is_told_from_one_that_drops() {
     assert_eq!(report.outcome, Outcome::Drops { reads: Returned::Ones });
 }
 
+/// A device that reports refused reads instead of taking ones for bytes.
+#[test]
+fn a_device_that_tells_of_failed_reads_is_judged_like_one_that_does_not() {
+    let strict = |peers| {
+        let nic = crate::soft::Nic::default().strict();
+        Rig::new(Soft::builder(7).nic_with(NIC, nic).gpu(GPU, VRAM).peers(peers).build().unwrap())
+    };
+    let code = crate::engine::softnic::abi::Status::ReadFailed as u16;
+    let reads = Returned::Failed(code);
+    let outcome = |peers, plan| strict(peers).probe(plan).outcome;
+    assert_eq!(outcome(Peers::Passed, Plan::preserve(RANGE)), Outcome::Works);
+    assert_eq!(outcome(Peers::Refused, Plan::scratch(RANGE)), Outcome::Drops { reads });
+    assert_eq!(outcome(Peers::WritesOnly, Plan::scratch(RANGE)), Outcome::WritesOnly { reads });
+    assert_eq!(outcome(Peers::WritesOnly, Plan::preserve(RANGE)), Outcome::Unsafe { reads });
+}
+
 #[test]
 fn requests_that_go_astray_are_found_by_the_cpu_and_what_they_hit_is_left_alone() {
     let mut rig = Rig::new(over(Peers::Astray(0x8000)));

@@ -40,8 +40,10 @@ pub enum Change {
     },
     /// Switch memory decode on.
     Decode {
-        /// The function.
+        /// The function that has the switch: a virtual one's is at its physical one (VF MSE), for all of them.
         at: PciAddress,
+        /// Is it that?
+        of_virtual: bool,
     },
     /// Let the kernel assign the BARs.
     Assign {
@@ -90,7 +92,8 @@ impl Change {
                 vec![control(at, AcsBits::DIRECT_TRANSLATED, AcsBits::DIRECT_TRANSLATED)]
             }
             Change::AllowTranslated { at } => vec![control(at, none, AcsBits::TRANSLATION_BLOCKING)],
-            Change::Decode { at } => vec![format!("setpci -s {at} COMMAND=2:2")],
+            Change::Decode { at, of_virtual: false } => vec![format!("setpci -s {at} COMMAND=2:2")],
+            Change::Decode { at, of_virtual: true } => vec![format!("setpci -s {at} ECAP_SRIOV+8.w=8:8")],
             _ => Vec::new(),
         }
     }
@@ -141,7 +144,10 @@ impl fmt::Display for Change {
             Change::Iommu { option: None } => {
                 f.write_str("switch the IOMMU on in the firmware's setup (VT-d, AMD-Vi, SMMU)")
             }
-            Change::Decode { at } => write!(f, "let {at} decode its memory"),
+            Change::Decode { at, of_virtual: false } => write!(f, "let {at} decode its memory"),
+            Change::Decode { at, of_virtual: true } => {
+                write!(f, "let {at} decode the memory of its virtual functions")
+            }
             Change::Assign { at } => {
                 write!(f, "let the kernel assign the BARs of {at} (and look for \"can't assign\" in dmesg)")
             }

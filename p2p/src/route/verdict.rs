@@ -1,7 +1,7 @@
 //! The rules: from two functions of a topology to a route.
 
 use super::change::Change;
-use super::function::{AcsState, Function, Kind};
+use super::function::{AcsState, Function, Kind, Virtual};
 use super::host::HostRule;
 use super::reason::Reason;
 use super::{Cpu, Topology};
@@ -202,7 +202,11 @@ impl Route {
         }
         if target.decode.memory == Some(false) {
             self.reasons.push(Reason::DecodeOff { at: target.at });
-            self.changes.push(Change::Decode { at: target.at });
+            let (at, of_virtual) = match target.sriov {
+                Virtual::Of { physical } => (physical, true),
+                _ => (target.at, false),
+            };
+            self.changes.push(Change::Decode { at, of_virtual });
         }
         true
     }

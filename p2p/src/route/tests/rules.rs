@@ -31,7 +31,7 @@ fn the_tree_is_read_as_it_is() {
 
 #[test]
 fn a_virtual_function_has_its_physical_ones_memory_enable_and_node() {
-    let machine = machine(include_str!("../../../machines/vfs-ats.txt"));
+    let machine = self::machine(include_str!("../../../machines/vfs-ats.txt"));
     let (physical, own) =
         (machine.function(at("33:00.0")).unwrap(), machine.function(at("33:00.1")).unwrap());
     assert_eq!(physical.sriov, Virtual::Physical { enabled: 2, total: 8 });
@@ -40,6 +40,11 @@ fn a_virtual_function_has_its_physical_ones_memory_enable_and_node() {
     assert_eq!((own.decode.memory, own.decode.master), (Some(true), Some(true)));
     assert_eq!(own.node, physical.node);
     assert!(own.ats.is_some_and(|ats| ats.on) && own.same_device(physical));
+    // With VF MSE off it is the physical function that has to be told.
+    let text = include_str!("../../../machines/vfs-ats.txt").replace("148:0900", "148:0100");
+    let off = self::machine(&text);
+    let change = Change::Decode { at: at("33:00.0"), of_virtual: true };
+    assert!(route(&off, "34:00.0", "33:00.1").changes.contains(&change));
 }
 
 #[test]
@@ -96,7 +101,9 @@ fn commands_clear_the_bits_that_are_set_and_one_option_names_all_ports() {
     );
     let option = "pci=disable_acs_redir=0000:18:00.0;0000:18:01.0";
     assert_eq!(change.boot_option().as_deref(), Some(option));
-    assert_eq!(Change::Decode { at: at("19:00.0") }.commands(), ["setpci -s 0000:19:00.0 COMMAND=2:2"]);
+    let decode = |of_virtual| Change::Decode { at: at("19:00.0"), of_virtual }.commands();
+    assert_eq!(decode(false), ["setpci -s 0000:19:00.0 COMMAND=2:2"]);
+    assert_eq!(decode(true), ["setpci -s 0000:19:00.0 ECAP_SRIOV+8.w=8:8"]);
 }
 
 #[test]
