@@ -85,7 +85,7 @@ impl Rig {
     /// Turns to the end; the modelled time that it took.
     fn run<A: Engine, B: Engine>(&self, bounce: &mut Bounce<A, B>) -> u64 {
         let before = self.soft.now();
-        for _ in 0..10_000_000 {
+        for _ in 0..200_000 {
             if bounce.turn() == Progress::Done {
                 return self.soft.now() - before;
             }
