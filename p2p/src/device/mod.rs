@@ -44,6 +44,7 @@ struct Inner<B: Backend> {
     trust: Mutex<Trust>,
     observer: Mutex<Option<Arc<dyn Observer>>>,
     claims: resources::Claims,
+    shared: resources::SharedParts,
 }
 
 impl<B: Backend> std::fmt::Debug for Inner<B> {
@@ -142,6 +143,7 @@ impl<B: Backend> Device<B> {
             trust: Mutex::default(),
             observer: Mutex::default(),
             claims: Arc::default(),
+            shared: Mutex::default(),
         })))
     }
 
@@ -171,6 +173,10 @@ impl<B: Backend> Device<B> {
 
     fn claims(&self) -> &resources::Claims {
         &self.0.claims
+    }
+
+    fn shared(&self) -> &resources::SharedParts {
+        &self.0.shared
     }
 
     /// State of its TDI and the trust domain it is in, as the TSM confirmed them last.

@@ -5,8 +5,9 @@ use crate::backend::{Backend, BackendError, Function, Space};
 use crate::domain::{DomainError, lock};
 use crate::mapping::Lease;
 use crate::pci::PciAddress;
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::any::{Any, TypeId};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, Weak};
 use tidegate_core::{Access, Engine, Memory, MemoryError};
 
 /// Makes an engine for a kind of device. Public: edu, softnic and users' own implement it.
@@ -115,6 +116,29 @@ impl<B: Backend> Resources<B> {
         Ok(Claim { taken: taken.clone(), queue, _function: self.device.function().clone() })
     }
 
+    /// What all engines of the device have in common (a controller with its admin queue, a MAC): the one there is, or a new
+    /// one. It lives as long as any engine has it. While `make` runs, others that want one wait.
+    ///
+    /// Its drop may still be under way when the next one is made; something it must not meet itself over belongs into a
+    /// [`Resources::claim`] of its own.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn shared<T: Send + Sync + 'static>(
+        &self,
+        make: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<Arc<T>, DriverError> {
+        let mut parts = lock(self.device.shared());
+        let there = parts.get(&TypeId::of::<T>()).and_then(Weak::upgrade);
+        if let Some(part) = there.and_then(|part| part.downcast().ok()) {
+            return Ok(part);
+        }
+        let new = Arc::new(make()?);
+        let part: Arc<dyn Any + Send + Sync> = new.clone();
+        parts.insert(TypeId::of::<T>(), Arc::downgrade(&part));
+        Ok(new)
+    }
+
     /// Zeroed memory that the device and this process share: rings, completion words. Unmapped when dropped.
     ///
     /// # Errors
@@ -127,6 +151,9 @@ impl<B: Backend> Resources<B> {
         Ok(DmaMemory { space: domain.0.space.clone(), lease, memory })
     }
 }
+
+/// What engines of a device share, by type.
+pub(super) type SharedParts = Mutex<HashMap<TypeId, Weak<dyn Any + Send + Sync>>>;
 
 /// Queues of a device that engines have.
 pub(super) type Claims = Arc<Mutex<BTreeSet<u32>>>;

@@ -28,9 +28,17 @@
 //! place as far as the engine knows, else [`Outcome::Unchecked`]: a second channel, the CPU or the exporter itself may
 //! have written there since. Neither confirms anything.
 
+// Before the engines: they use its macros.
+#[cfg(test)]
+#[macro_use]
+mod conformance;
+
 pub mod edu;
+mod kinds;
 pub mod softnic;
 mod window;
+
+pub use kinds::{Id, KINDS, Kind, kind_of};
 
 use tidegate_core::engine::Target;
 #[cfg(doc)]
@@ -58,6 +66,3 @@ fn overlap(a: &Target, b: &Target) -> bool {
 fn meet(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
     a < b.saturating_add(b_len) && b < a.saturating_add(a_len)
 }
-
-#[cfg(test)]
-mod conformance;

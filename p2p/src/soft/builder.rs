@@ -3,7 +3,7 @@
 use super::chance::Chance;
 use super::config::ConfigSpace;
 use super::description::{Description, Planned};
-use super::device::{DeviceModel, Edu, Gpu, Nic};
+use super::device::{DeviceModel, Edu, Gpu, Nic, OwnMemory};
 use super::memory::Memory;
 use super::port::{BarKind, Port};
 use super::record::Log;
@@ -152,8 +152,7 @@ impl Builder {
 
     /// A NIC of one's own making.
     pub fn nic_with(self, at: PciAddress, nic: Nic) -> Builder {
-        let wire = Some(nic.wire());
-        self.plan(at, Description::nic(), Box::new(nic), wire)
+        self.device(at, Description::nic(), nic)
     }
 
     /// QEMU's edu.
@@ -162,8 +161,12 @@ impl Builder {
     }
 
     /// A device of one's own.
-    pub fn device(self, at: PciAddress, description: Description, model: impl DeviceModel) -> Builder {
-        self.plan(at, description, Box::new(model), None)
+    pub fn device(mut self, at: PciAddress, description: Description, model: impl DeviceModel) -> Builder {
+        let planned = Planned { description, model: Box::new(model), switch: self.switch, pace: 0 };
+        if self.planned.insert(at, planned).is_some() {
+            self.twice = Some(at);
+        }
+        self
     }
 
     /// How a function can be reset, first choice first, in place of its description's.
@@ -214,14 +217,14 @@ impl Builder {
         rules.delay = self.delay.unwrap_or(if self.threads { 20 } else { 8 });
         let (mut ports, mut units) = (Vec::new(), Vec::new());
         let (mut wide, mut narrow) = (WIDE_WINDOW, NARROW_WINDOW);
-        for (at, planned) in self.planned {
+        for (at, mut planned) in self.planned {
             if let Some(bar) = planned.description.bad_bar() {
                 return Err(BuildError::Bar { at, bar });
             }
             let mut addresses = [0; 6];
             let mut bars: [BarKind; 6] = Default::default();
-            for ((shape, address), kind) in planned.description.bars.iter().zip(&mut addresses).zip(&mut bars)
-            {
+            let shapes = planned.description.bars.iter().zip(&mut addresses).zip(&mut bars);
+            for (bar, ((shape, address), kind)) in (0..).zip(shapes) {
                 if shape.size == 0 {
                     continue;
                 }
@@ -229,9 +232,10 @@ impl Builder {
                 *address = window.next_multiple_of(shape.size.max(4096));
                 *window = *address + shape.size.max(4096);
                 *kind = if shape.wide {
-                    BarKind::Memory(
-                        Memory::anonymous(shape.size).map_err(|e| os("create a BAR's memory", &e))?,
-                    )
+                    let memory =
+                        Memory::anonymous(shape.size).map_err(|e| os("create a BAR's memory", &e))?;
+                    planned.model.own_memory(bar, OwnMemory(memory.clone()));
+                    BarKind::Memory(memory)
                 } else {
                     BarKind::Registers(shape.size)
                 };
@@ -251,7 +255,7 @@ impl Builder {
                 chance: Chance::new(self.seed ^ (units.len() as u64 + 1).wrapping_mul(0xa076_1d64_78bd_642f)),
                 uplink: VecDeque::new(),
             });
-            ports.push(Port::new(at, bars, addresses, planned.model, planned.wire));
+            ports.push(Port::new(at, bars, addresses, planned.model));
         }
         let world = World::new(units, Log::tracing(self.trace), rules);
         let shared = Arc::new(Shared {
@@ -265,20 +269,6 @@ impl Builder {
             false => None,
         };
         Ok(Soft { shared, _threads: threads.map(Arc::new) })
-    }
-
-    fn plan(
-        mut self,
-        at: PciAddress,
-        description: Description,
-        model: Box<dyn DeviceModel>,
-        wire: Option<super::Wire>,
-    ) -> Builder {
-        let planned = Planned { description, model, wire, switch: self.switch, pace: 0 };
-        if self.planned.insert(at, planned).is_some() {
-            self.twice = Some(at);
-        }
-        self
     }
 }
 

@@ -125,7 +125,6 @@ impl Description {
 pub(super) struct Planned {
     pub(super) description: Description,
     pub(super) model: Box<dyn DeviceModel>,
-    pub(super) wire: Option<super::device::Wire>,
     pub(super) switch: Option<super::builder::Switch>,
     pub(super) pace: u64,
 }

@@ -43,7 +43,7 @@ mod builder;
 mod chance;
 mod config;
 mod description;
-mod device;
+pub mod device;
 mod function;
 mod iommu;
 mod lifecycle;
@@ -63,7 +63,8 @@ pub use builder::{BuildError, Builder, Peers, Route};
 pub use chance::Chance;
 pub use description::Description;
 pub use device::{
-    Action, DeviceModel, Edu, GPU_ID, Gpu, MAX_READ, Nic, Reply, Turn, Wire, WireError, gpu_register,
+    Action, DeviceModel, Edu, GPU_ID, Gpu, MAX_READ, Nic, OwnMemory, Reply, Turn, Wire, WireError,
+    gpu_register,
 };
 pub use function::OpenFunction;
 pub use memory::{FileId, anonymous_file};

@@ -51,13 +51,12 @@ impl Port {
         bars: [BarKind; 6],
         addresses: [u64; 6],
         model: Box<dyn DeviceModel>,
-        wire: Option<Wire>,
     ) -> Port {
         Port {
             at,
             bars,
             addresses,
-            wire,
+            wire: model.wire(),
             model: Mutex::new(model),
             plain: AtomicBool::new(false),
             under_way: AtomicUsize::new(0),

@@ -1,10 +1,9 @@
 //! An initiator with a channel, an exporter with a window, and host memory.
 
+use super::On;
 use crate::backend::{Backend, BackendError, Function, Registers};
 use crate::device::{Device, Driver};
 use crate::domain::{Domain, DomainError, Want, lock};
-use crate::engine::edu::Edu;
-use crate::engine::softnic::SoftNic;
 use crate::import::Import;
 use crate::pci::PciAddress;
 use crate::pci::config::{command, offset};
@@ -13,22 +12,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_core::drain::{Progress, Report};
 use tidegate_core::{
-    Access, Channel, ChannelConfig, Completion, Deadline, Fabric, Memory, Op, Poller, Region, Revocation,
-    Shared, Span, Status, Submit, Ticket,
+    Access, Channel, ChannelConfig, Completion, Deadline, Engine, Fabric, Memory, Op, Poller, Region,
+    Revocation, Shared, Span, Status, Submit, Ticket,
 };
 
 /// Bytes of the window and of the host region.
-pub(super) const LEN: u64 = 64 << 10;
+pub(crate) const LEN: u64 = 64 << 10;
+/// Bytes of a place, and places: see [`super::Subject`].
+pub(crate) const PLACE: u64 = 16 << 10;
+const PLACES: u64 = 64;
 /// Where in its BAR the window starts.
 const OFFSET: u64 = 0x10_3000;
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Descriptors in flight at most, where a test does not care: rings of 16.
-pub(super) const DEPTH: u32 = 15;
+pub(crate) const DEPTH: u32 = 15;
 
 /// Who lets time pass.
 #[derive(Clone)]
-pub(super) enum World {
+pub(crate) enum World {
     /// Each pass is a step of the fabric.
     Manual(Soft),
     /// Devices move by themselves.
@@ -38,7 +40,7 @@ pub(super) enum World {
 }
 
 impl World {
-    pub(super) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         match self {
             World::Manual(soft) => {
                 soft.step();
@@ -48,7 +50,7 @@ impl World {
         }
     }
 
-    pub(super) fn soft(&self) -> &Soft {
+    pub(crate) fn soft(&self) -> &Soft {
         match self {
             World::Manual(soft) | World::Threads(soft) => soft,
             World::Guest => panic!("not on the soft fabric"),
@@ -56,41 +58,37 @@ impl World {
     }
 }
 
-/// An engine under test.
-pub(super) trait Subject<B: Backend>: Driver<B> + Sized {
-    fn make(depth: u32) -> Self;
-}
-
-impl<B: Backend> Subject<B> for Edu {
-    fn make(depth: u32) -> Edu {
-        Edu::default().address_bits(48).depth(depth)
-    }
-}
-
-impl<B: Backend> Subject<B> for SoftNic {
-    fn make(depth: u32) -> SoftNic {
-        SoftNic::queue(1).entries(depth + 1)
-    }
+/// Some bytes of a region.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) span: Span<Shared>,
+    pub(crate) len: u64,
 }
 
 /// Dropped in this order: channel, regions, devices.
-pub(super) struct Rig<B: Backend, D: Subject<B>> {
-    channel: Option<Channel<D::Engine>>,
-    pub(super) window: Import<B, Shared>,
-    pub(super) host: Region<Shared>,
-    pub(super) initiator: Device<B>,
-    pub(super) exporter: Device<B>,
+pub(crate) struct Rig<B: Backend, S: On<B>> {
+    channel: Option<Channel<S::Engine>>,
+    /// `None` only while it is recovered.
+    window: Option<Import<B, Shared>>,
+    pub(crate) host: Region<Shared>,
+    /// Host memory for places.
+    pub(crate) shelf: Region<Shared>,
+    next_place: u64,
+    pub(crate) initiator: Device<B>,
+    pub(crate) exporter: Device<B>,
     bar: (u8, B::Bar),
-    pub(super) domain: Domain<B>,
-    pub(super) fabric: Fabric,
+    pub(crate) domain: Domain<B>,
+    pub(crate) fabric: Fabric,
     poller: Arc<Poller>,
-    pub(super) world: World,
+    pub(crate) world: World,
     /// What was mapped before the channel was.
     bare: String,
+    /// How often a test that repeats itself does so.
+    pub(crate) rounds: u32,
 }
 
-impl<B: Backend, D: Subject<B>> Rig<B, D> {
-    pub(super) fn new(
+impl<B: Backend, S: On<B>> Rig<B, S> {
+    pub(crate) fn new(
         world: World,
         backend: B,
         initiator: PciAddress,
@@ -106,19 +104,24 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         let window = domain.import(&export, Want::default()).unwrap();
         let memory = Memory::allocate("conformance", LEN).unwrap();
         let host = domain.register(memory.backing(), Access::ReadWrite).unwrap();
+        let memory = Memory::allocate("places", PLACES * PLACE).unwrap();
+        let shelf = domain.register(memory.backing(), Access::ReadWrite).unwrap();
         let poller = fabric.poller("conformance");
         let bar = (bar, exporter.function().map_bar(bar).unwrap());
         let bare = format!("{:?}", lock(&domain.0.iovas));
         let mut rig = Rig {
             channel: None,
-            window,
+            window: Some(window),
             host,
+            shelf,
+            next_place: 0,
             initiator,
             exporter,
             bar,
             domain,
             fabric,
             poller,
+            rounds: if matches!(world, World::Manual(_)) { 12 } else { 2 },
             world,
             bare,
         };
@@ -127,51 +130,90 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// A new channel in place of the one that was dropped.
-    pub(super) fn open(&mut self, depth: u32) {
+    pub(crate) fn open(&mut self, depth: u32) {
         // More than the engine has: its own depth counts.
         let cfg = ChannelConfig::default();
-        self.channel = Some(self.initiator.channel(&self.poller, D::make(depth), cfg).unwrap());
+        self.channel = Some(self.initiator.channel(&self.poller, S::make(depth), cfg).unwrap());
     }
 
-    pub(super) fn another<E: Driver<B>>(
+    pub(crate) fn another<E: Driver<B>>(
         &self,
         driver: E,
     ) -> Result<Channel<E::Engine>, crate::device::DeviceError> {
         self.initiator.channel(&self.poller, driver, ChannelConfig::depth(DEPTH))
     }
 
-    pub(super) fn channel(&mut self) -> &mut Channel<D::Engine> {
+    pub(crate) fn channel(&mut self) -> &mut Channel<S::Engine> {
         self.channel.as_mut().unwrap()
     }
 
     /// Drops the channel, and lets it come to its end.
-    pub(super) fn drop_channel(&mut self) {
+    pub(crate) fn drop_channel(&mut self) {
         self.channel = None;
         self.until("the channel ends", |rig| rig.fabric.inspect().channels.is_empty());
     }
 
     /// Is the device's address space as it was before the channel was opened?
-    pub(super) fn is_bare(&self) -> bool {
+    pub(crate) fn is_bare(&self) -> bool {
         self.bare == format!("{:?}", lock(&self.domain.0.iovas))
     }
 
-    pub(super) fn host(&self, at: u64, len: u64) -> Span<Shared> {
-        self.host.handle().span(at..at + len)
+    pub(crate) fn host(&self, at: u64, len: u64) -> Piece {
+        Piece { span: self.host.handle().span(at..at + len), len }
     }
 
-    pub(super) fn vram(&self, at: u64, len: u64) -> Span<Shared> {
-        self.window.region().handle().span(at..at + len)
+    pub(crate) fn vram(&self, at: u64, len: u64) -> Piece {
+        Piece { span: self.window().region().handle().span(at..at + len), len }
+    }
+
+    /// A place's bytes, for engines whose places are memory.
+    pub(crate) fn place(&self, n: u64, len: u64) -> Piece {
+        Piece { span: self.shelf.handle().span(n * PLACE..n * PLACE + len), len }
+    }
+
+    pub(crate) fn read_place(&self, n: u64, len: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len as usize];
+        self.shelf.read(n * PLACE, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// One of places 8 to 39, each in its turn.
+    pub(crate) fn next_place(&mut self) -> u64 {
+        self.next_place = (self.next_place + 1) % 32;
+        8 + self.next_place
+    }
+
+    /// `n` bytes or the next length that the engine does.
+    pub(crate) fn len(&self, n: u64) -> u64 {
+        n.next_multiple_of(S::UNIT)
+    }
+
+    /// `n` or the next address that the engine takes.
+    pub(crate) fn at(&self, n: u64) -> u64 {
+        n.next_multiple_of(S::ALIGN)
+    }
+
+    pub(crate) fn lengths(&self) -> &'static [u64] {
+        if matches!(self.world, World::Guest) { S::FEW_LENGTHS } else { S::LENGTHS }
+    }
+
+    pub(crate) fn confirms(&self) -> bool {
+        S::Engine::CONFIRMS
+    }
+
+    pub(crate) fn window(&self) -> &Import<B, Shared> {
+        self.window.as_ref().unwrap()
     }
 
     /// The window as the exporter's own CPU access shows it.
-    pub(super) fn peek(&self, at: u64, len: u64) -> Vec<u8> {
+    pub(crate) fn peek(&self, at: u64, len: u64) -> Vec<u8> {
         let first = at & !7;
         let words = (first..at + len).step_by(8).flat_map(|at| self.bar.1.read64(OFFSET + at).to_le_bytes());
         words.skip((at - first) as usize).take(len as usize).collect()
     }
 
     /// Fills the window by the CPU.
-    pub(super) fn poke(&self, byte: u8) {
+    pub(crate) fn poke(&self, byte: u8) {
         // DMA of others that is still on its way arrives before, not after.
         self.bar.1.read64(OFFSET);
         (0..LEN).step_by(8).for_each(|at| self.bar.1.write64(OFFSET + at, u64::from_le_bytes([byte; 8])));
@@ -180,7 +222,7 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// The window behind everybody's back: nothing is pushed. Soft only.
-    pub(super) fn raw(&self, at: u64, len: u64) -> Vec<u8> {
+    pub(crate) fn raw(&self, at: u64, len: u64) -> Vec<u8> {
         use std::os::unix::fs::FileExt;
         let soft = self.world.soft();
         let mut bytes = vec![0; len as usize];
@@ -189,18 +231,18 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         bytes
     }
 
-    pub(super) fn fill_host(&self, at: u64, bytes: &[u8]) {
+    pub(crate) fn fill_host(&self, at: u64, bytes: &[u8]) {
         self.host.write(at, bytes).unwrap();
     }
 
-    pub(super) fn read_host(&self, at: u64, len: u64) -> Vec<u8> {
+    pub(crate) fn read_host(&self, at: u64, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
         self.host.read(at, &mut bytes).unwrap();
         bytes
     }
 
     /// Memory decode of the exporter, behind the intercept's back: its windows die when it goes off.
-    pub(super) fn set_decode(&self, on: bool) {
+    pub(crate) fn set_decode(&self, on: bool) {
         let function = self.exporter.function();
         let old = function.config_read(offset::COMMAND, 2).unwrap();
         let bit = u32::from(command::MEMORY);
@@ -209,7 +251,7 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// Submits; the answer must be a ticket.
-    pub(super) fn submit(&mut self, op: Op) -> Ticket {
+    pub(crate) fn submit(&mut self, op: Op) -> Ticket {
         match self.channel().pin().unwrap().submit(op) {
             Submit::Queued(ticket) => ticket,
             other => panic!("{other:?}"),
@@ -217,14 +259,14 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// What is there.
-    pub(super) fn poll(&mut self) -> Vec<Completion> {
+    pub(crate) fn poll(&mut self) -> Vec<Completion> {
         let mut out = [Completion::EMPTY; 8];
         let n = self.channel().pin().unwrap().poll(&mut out);
         out[..n].to_vec()
     }
 
     /// Polls until so many completed.
-    pub(super) fn complete(&mut self, n: usize) -> Vec<Completion> {
+    pub(crate) fn complete(&mut self, n: usize) -> Vec<Completion> {
         let start = Instant::now();
         let mut done = Vec::new();
         while done.len() < n {
@@ -236,20 +278,20 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// One operation, to its end.
-    pub(super) fn run(&mut self, op: Op) -> Completion {
+    pub(crate) fn run(&mut self, op: Op) -> Completion {
         let ticket = self.submit(op);
         let done = self.complete(1);
         assert_eq!((done.len(), done[0].ticket), (1, ticket));
         done[0]
     }
 
-    pub(super) fn run_well(&mut self, op: Op) {
+    pub(crate) fn run_well(&mut self, op: Op) {
         let completion = self.run(op);
         assert_eq!(completion.status, Status::Done);
     }
 
     /// Confirms, and tells how that ended; `None` if there was nothing to do. With others in flight they must stay so.
-    pub(super) fn confirm(&mut self) -> Option<Status> {
+    pub(crate) fn confirm(&mut self) -> Option<Status> {
         let ticket = match self.channel().pin().unwrap().confirm().unwrap() {
             Submit::Queued(Ticket(0)) => return None,
             Submit::Queued(ticket) => ticket,
@@ -260,12 +302,12 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
         Some(done[0].status)
     }
 
-    pub(super) fn confirmed(&mut self) -> u64 {
+    pub(crate) fn confirmed(&mut self) -> u64 {
         self.channel().confirmed().0
     }
 
     /// Turns a revoke until it is over; `polling`: the owner goes on meanwhile.
-    pub(super) fn finish(&mut self, mut revocation: Revocation, polling: bool) -> (Report, Vec<Completion>) {
+    pub(crate) fn finish(&mut self, mut revocation: Revocation, polling: bool) -> (Report, Vec<Completion>) {
         let start = Instant::now();
         let mut done = Vec::new();
         while revocation.turn() != Progress::Done {
@@ -283,12 +325,13 @@ impl<B: Backend, D: Subject<B>> Rig<B, D> {
     }
 
     /// The window, revoked before, brought back.
-    pub(super) fn recover(self) -> Self {
-        Rig { window: self.window.recover().map_err(|error| error.why).unwrap(), ..self }
+    pub(crate) fn recover(&mut self) {
+        let revoked = self.window.take().unwrap();
+        self.window = Some(revoked.recover().map_err(|error| error.why).unwrap());
     }
 
     /// Lets time pass until it is so.
-    pub(super) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !so(self) {
             assert!(start.elapsed() < PATIENCE, "{what}");
@@ -311,10 +354,10 @@ fn attach<B: Backend>(domain: &Domain<B>, at: PciAddress) -> Device<B> {
 }
 
 /// At once, and not forced for long.
-pub(super) const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(30) };
+pub(crate) const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(30) };
 
 /// `len` bytes that differ for each seed, none of them 0x00 or 0xff.
-pub(super) fn pattern(seed: u32, len: u64) -> Vec<u8> {
+pub(crate) fn pattern(seed: u32, len: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
         state ^= state << 13;

@@ -18,6 +18,8 @@
 //! See [`crate::engine`] for what that proves.
 
 pub mod abi;
+#[cfg(test)]
+mod conformance;
 mod job;
 
 use super::window::Windows;
@@ -245,7 +247,7 @@ impl<B: Backend> EduEngine<B> {
 // operation is retired after its last transfer's RUN bit read clear, and that read pushed its writes to host memory;
 // when `cancel` answers `Stopped` no transfer runs and `stopping` keeps the next from starting. 3. `Drop` leaks
 // `hold` unless the register showed that no transfer runs.
-#[expect(unsafe_code, reason = "the promise to core; engine/conformance: ends.rs, soft.rs")]
+#[expect(unsafe_code, reason = "the promise to core; engine/conformance, edu/conformance.rs")]
 unsafe impl<B: Backend> Engine for EduEngine<B> {
     const SPACE: AddressSpace = AddressSpace::Device;
     const CONFIRMS: bool = true;

@@ -12,6 +12,8 @@
 //! a dead one; see [`crate::engine`] for what that proves.
 
 pub mod abi;
+#[cfg(test)]
+mod conformance;
 mod ring;
 
 use super::window::{Proof, Windows};
@@ -354,7 +356,7 @@ impl<B: Backend> SoftNicEngine<B> {
 // share a queue (`Claim`). 2. an operation is retired by its own completion (index and serial), which follows the data
 // it speaks of to host memory (abi, "Order"); after QUEUE_STATUS shows the queue off nothing that it accepted does DMA
 // any more (abi, "Disable"). 3. `Drop` leaks `hold` unless the queue is off, or has nothing to do.
-#[expect(unsafe_code, reason = "the promise to core; engine/conformance: ends.rs, soft.rs")]
+#[expect(unsafe_code, reason = "the promise to core; engine/conformance, softnic/conformance")]
 unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
     const SPACE: AddressSpace = AddressSpace::Device;
     const CONFIRMS: bool = true;

@@ -12,6 +12,7 @@ pub use softnic::Nic;
 pub use wire::{Wire, WireError};
 
 use super::chance::Chance;
+use super::memory::Memory;
 use super::record::FaultKind;
 
 /// The model of one PCI function: registers, and one DMA action at a time.
@@ -38,8 +39,37 @@ pub trait DeviceModel: Send + 'static {
     fn wakes_at(&self) -> Option<u64> {
         None
     }
+    /// Its cable, if it has one: [`super::Soft::wire`] hands it out.
+    fn wire(&self) -> Option<Wire> {
+        None
+    }
+    /// The memory behind one of its memory BARs, which the model reaches without a request. Called once for each, before
+    /// anything else.
+    fn own_memory(&mut self, _bar: u8, _memory: OwnMemory) {}
     /// Behave badly from now on; kinds that the model does not know are ignored.
     fn misbehave(&mut self, _fault: FaultKind) {}
+}
+
+/// The bytes of a device's own memory BAR, as the device reaches them.
+#[derive(Debug, Clone)]
+pub struct OwnMemory(pub(super) Memory);
+
+impl OwnMemory {
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a BAR is never empty")]
+    pub fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Fills `into`; past the end: all-ones. One syscall.
+    pub fn read(&self, at: u64, into: &mut [u8]) {
+        self.0.read(at, into);
+    }
+
+    /// Writes `data`; past the end: nothing. One syscall.
+    pub fn write(&self, at: u64, data: &[u8]) {
+        self.0.write(at, data);
+    }
 }
 
 /// What a model may know when it acts.

@@ -185,6 +185,10 @@ impl DeviceModel for Nic {
         self.faults.late.as_ref().map(|late| late.0)
     }
 
+    fn wire(&self) -> Option<Wire> {
+        Some(self.wire.clone())
+    }
+
     fn misbehave(&mut self, fault: FaultKind) {
         match fault {
             FaultKind::LoseCompletions(n) => self.faults.lose_completions += n,

@@ -1,0 +1,59 @@
+//! What an engine says of itself to be tested.
+
+use super::rig::{Piece, Rig};
+use crate::backend::Backend;
+use crate::device::Driver;
+use crate::pci::PciAddress;
+use crate::soft::Builder;
+use tidegate_core::Op;
+use tidegate_core::drain::FlushUsed;
+
+/// An engine under test. Bytes come from numbered *places* (0 to 63) and go to them; what a place is, is the engine's
+/// business: memory for one that copies, blocks of its medium, frames on its wire. [`super::carry`] has the common ones.
+pub(crate) trait Subject: Sized + 'static {
+    /// Its name in [`crate::engine::KINDS`].
+    const NAME: &'static str;
+    /// Lengths to be tried, at most [`super::rig::PLACE`].
+    const LENGTHS: &'static [u64];
+    /// The same where time is short.
+    const FEW_LENGTHS: &'static [u64];
+    /// What a length must be a multiple of.
+    const UNIT: u64 = 1;
+    /// What an address must be a multiple of.
+    const ALIGN: u64 = 1;
+    /// Does a failed read-back say that the window is dead ([`crate::engine::code::DEAD_WINDOW`])? Otherwise it proves
+    /// nothing.
+    const TELLS_DEAD: bool = true;
+    /// How a clean revoke flushes a window that it wrote.
+    const FLUSH: FlushUsed = FlushUsed::ReadBack;
+
+    /// Adds its device to a modelled fabric.
+    fn soft(on: Builder, at: PciAddress) -> Builder;
+    /// A driver for operations up to `depth` in flight.
+    fn make(depth: u32) -> Self;
+    /// Operations that it must refuse.
+    fn refused<B: Backend>(rig: &mut Rig<B, Self>) -> Vec<Op>
+    where
+        Self: On<B>;
+    /// Makes place `n` hold `bytes`, for one [`Subject::load`] at least.
+    fn stock<B: Backend>(rig: &mut Rig<B, Self>, n: u64, bytes: &[u8])
+    where
+        Self: On<B>;
+    /// Brings as many bytes as `to` is long from place `n`.
+    fn load<B: Backend>(rig: &mut Rig<B, Self>, n: u64, to: Piece) -> Op
+    where
+        Self: On<B>;
+    /// Takes the bytes of `from` to place `n`.
+    fn store<B: Backend>(rig: &mut Rig<B, Self>, from: Piece, n: u64) -> Op
+    where
+        Self: On<B>;
+    /// What the last [`Subject::store`] took to place `n`.
+    fn stored<B: Backend>(rig: &mut Rig<B, Self>, n: u64, len: u64) -> Vec<u8>
+    where
+        Self: On<B>;
+}
+
+/// A subject that runs on a backend. Implemented by itself.
+pub(crate) trait On<B: Backend>: Subject + Driver<B> {}
+
+impl<B: Backend, S: Subject + Driver<B>> On<B> for S {}
