@@ -47,6 +47,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn windows(&self) -> Result<Vec<RangeInclusive<u64>>, BackendError> {
         Ok(Vec::new())
     }
+
+    /// Lets a moment pass for a call that may sleep and waits for a device. Sleeps for 50 us, or, where somebody has to move
+    /// the devices, moves them.
+    fn pause(&self) {
+        std::thread::sleep(std::time::Duration::from_micros(50));
+    }
 }
 
 /// One open PCI function. Dropping it closes it (vfio: revokes its exports for ever, resets it).

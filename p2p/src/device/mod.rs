@@ -5,7 +5,7 @@ mod intercept;
 mod resources;
 
 pub use intercept::{ConfigError, ResetError, Written};
-pub use resources::{Claim, DmaMemory, Driver, DriverError, Resources};
+pub use resources::{Claim, DmaMemory, Driver, DriverError, Reserved, Resources};
 
 use crate::backend::{Backend, BackendError, Function, Notice};
 use crate::domain::{Domain, DomainError, lock};

@@ -8,6 +8,7 @@ use crate::pci::PciAddress;
 use std::any::{Any, TypeId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 use tidegate_core::{Access, Engine, Memory, MemoryError};
 
 /// Makes an engine for a kind of device. Public: edu, softnic and users' own implement it.
@@ -43,6 +44,16 @@ pub enum DriverError {
         at: PciAddress,
         /// What it should have done.
         what: &'static str,
+    },
+    /// It refused what it was told, with a code of its own.
+    #[error("{at} refused to {what}: status {code:#x}")]
+    Refused {
+        /// The function.
+        at: PciAddress,
+        /// What it should have done.
+        what: &'static str,
+        /// The device's code.
+        code: u16,
     },
     /// Another engine has the queue.
     #[error("{at}: queue {queue} is taken")]
@@ -139,6 +150,30 @@ impl<B: Backend> Resources<B> {
         Ok(new)
     }
 
+    /// Waits until it is so, looking again and again, for `patience` at most; says whether it came to be. Sleeps between
+    /// the looks ([`Backend::pause`]).
+    pub fn wait(&self, patience: Duration, mut so: impl FnMut() -> bool) -> bool {
+        let since = Instant::now();
+        loop {
+            if so() {
+                return true;
+            }
+            if since.elapsed() > patience {
+                return false;
+            }
+            self.device.domain().0.backend.pause();
+        }
+    }
+
+    /// Keeps `len` bytes of the device's address space free of mappings, for what the device itself answers there.
+    ///
+    /// # Errors
+    /// [`DriverError::Domain`]: no room.
+    pub fn reserve(&self, len: u64) -> Result<Reserved, DriverError> {
+        let iovas = &self.device.domain().0.iovas;
+        Ok(Reserved(Lease::take(iovas, len, 0).map_err(DomainError::from)?))
+    }
+
     /// Zeroed memory that the device and this process share: rings, completion words. Unmapped when dropped.
     ///
     /// # Errors
@@ -176,6 +211,17 @@ impl std::fmt::Debug for Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         lock(&self.taken).remove(&self.queue);
+    }
+}
+
+/// Addresses of a device's address space that nothing is mapped at; free again when dropped.
+#[derive(Debug)]
+pub struct Reserved(Arc<Lease>);
+
+impl Reserved {
+    /// The first of them.
+    pub fn iova(&self) -> u64 {
+        self.0.iova
     }
 }
 

@@ -267,6 +267,13 @@ impl Backend for Soft {
     fn space(&self) -> Result<AddressSpace, BackendError> {
         Ok(AddressSpace::new(self.clone()))
     }
+
+    /// A step, in manual mode: nobody else would take it.
+    fn pause(&self) {
+        if self.shared.start.is_some() || !self.step() {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
 }
 
 impl std::fmt::Debug for Soft {
