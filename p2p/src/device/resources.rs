@@ -114,6 +114,11 @@ impl<B: Backend> Resources<B> {
         self.device.function().map_bar(bar)
     }
 
+    /// Bytes of a memory BAR; 0: there is none.
+    pub fn bar_len(&self, bar: u8) -> u64 {
+        self.device.function().bars().get(usize::from(bar)).copied().unwrap_or(0)
+    }
+
     /// Takes a queue of the device for one engine, until the claim is dropped. What a queue is, is the driver's
     /// business; two engines on one would mix their operands.
     ///

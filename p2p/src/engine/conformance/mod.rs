@@ -57,7 +57,8 @@ macro_rules! promises {
     (moves soft $s:ty) => {
         promises!(@soft $s: bytes bytes_land_exactly a_full_queue_completes_each_operation_once what_is_not_done_is_denied);
         promises!(@soft $s: ends a_cancel_ends_everything_once_and_the_queue_resumes
-            a_channel_dropped_in_mid_flight_leaves_nothing a_device_that_is_gone_is_ended_by_a_revoke_alone);
+            a_channel_dropped_in_mid_flight_leaves_nothing);
+        promises!(@steps $s: ends a_device_that_is_gone_is_ended_by_a_revoke_alone);
     };
     (moves guest $s:ty) => {
         promises!(@all $s: bytes bytes_land_exactly);
@@ -84,6 +85,9 @@ macro_rules! promises {
     (flushes guest $s:ty) => { promises!(@one $s: proofs a_revoke_of_a_written_window_ends_clean); };
     (@soft $s:ty: $file:ident $($name:ident)+) => {
         $(#[test] fn $name() { $crate::engine::conformance::soft::each::<$s>($crate::engine::conformance::$file::$name) })+
+    };
+    (@steps $s:ty: $file:ident $($name:ident)+) => {
+        $(#[test] fn $name() { $crate::engine::conformance::soft::steps::<$s>($crate::engine::conformance::$file::$name) })+
     };
     (@one $s:ty: $file:ident $($name:ident)+) => {
         $(#[test] fn $name() { $crate::engine::conformance::guest::one::<$s>($crate::engine::conformance::$file::$name) })+

@@ -30,10 +30,22 @@ pub(crate) fn threads<S: On<Soft>>(seed: u64) -> Rig<Soft, S> {
     Rig::new(World::Threads(soft.clone()), soft, DEVICE, GPU, 0, DEPTH)
 }
 
+/// With some seeds.
+pub(crate) fn steps<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
+    SEEDS.for_each(|seed| run(rig(seed), &test));
+}
+
 /// With some seeds, and with threads.
 pub(crate) fn each<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
-    SEEDS.for_each(|seed| test(&mut rig(seed)));
-    test(&mut threads(9));
+    steps(&test);
+    run(threads(9), &test);
+}
+
+fn run<S: On<Soft>>(mut rig: Rig<Soft, S>, test: &impl Fn(&mut Rig<Soft, S>)) {
+    test(&mut rig);
+    let soft = rig.world.soft().clone();
+    drop(rig);
+    assert_eq!(soft.violations(), [], "what must never happen");
 }
 
 /// Opens an engine, gives it work, and drops it: what no caller of core can do.

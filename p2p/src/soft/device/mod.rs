@@ -2,6 +2,7 @@
 
 mod edu;
 mod gpu;
+pub mod nvme;
 pub(super) mod softnic;
 mod wire;
 

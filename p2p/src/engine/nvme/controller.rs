@@ -1,0 +1,389 @@
+//! A controller: its registers, its admin queue, and how it comes up and goes down. All engines of a device share it.
+//!
+//! Nothing here waits: coming up, going down and each admin command are asked for, and asked after. Only `open` sleeps in
+//! between, on its caller's thread. Engines look in under a lock that they only try to take: who finds it taken asks again.
+
+use super::abi::{self, Cap, Completion};
+use super::command::Command;
+use super::identify::Features;
+use super::pair::{Pair, Place};
+use crate::backend::{Backend, Registers};
+use crate::device::{Claim, DmaMemory, DriverError, Reserved, Resources};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+/// Entries of the admin queues.
+const ENTRIES: u16 = 32;
+/// The claim that stands for the controller: no I/O queue has this number.
+const CLAIM: u32 = 0;
+/// How long an admin command may take in `open`.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// What is added to the time that the controller asks for: CAP.TO may be 0.
+const GRACE: Duration = Duration::from_millis(500);
+/// How often a dropped controller looks whether it has stopped, before it leaks its memory.
+const LAST_LOOKS: u32 = 1000;
+
+/// A controller.
+pub(super) struct Controller<B: Backend> {
+    core: Mutex<Core<B>>,
+    pub(super) cap: Cap,
+    pub(super) features: Features,
+    pub(super) buffer: Option<Buffer>,
+    /// How often it has stopped. Queues made before that are gone.
+    stops: AtomicU32,
+}
+
+/// Its memory buffer, for submission queues.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) bar: u8,
+    pub(super) start: u64,
+    pub(super) len: u64,
+    /// Where the controller finds it.
+    at: Reserved,
+}
+
+impl Buffer {
+    pub(super) fn address(&self, at: u64) -> u64 {
+        self.at.iova() + at
+    }
+}
+
+/// What is behind the lock.
+pub(super) struct Core<B: Backend> {
+    bar: B::Bar,
+    /// `None` only while dropped.
+    hold: Option<(Pair<B>, DmaMemory<B>, Claim)>,
+    commands: [Slot; ENTRIES as usize - 1],
+    power: Power,
+    since: Instant,
+    /// How long it may take to come up or go down.
+    limit: Duration,
+    buffer: Option<u64>,
+}
+
+/// A place for an admin command; its number is the command's identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Out,
+    /// Nobody will ask after it.
+    Abandoned,
+    Ended(Completion),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Power {
+    Down,
+    /// CC.EN is 0; CSTS.RDY is not yet.
+    Stopping,
+    /// CC.EN is 1; CSTS.RDY is not yet.
+    Starting,
+    /// It is ready, and was asked for queues.
+    Asked(u16),
+    Up,
+}
+
+/// How far something has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Done,
+    Pending,
+    /// It does not do it.
+    Failed,
+    /// Its registers read all-ones.
+    Gone,
+}
+
+impl<B: Backend> Controller<B> {
+    /// Takes the controller: stops it if a former owner left it on, starts it with an admin queue, and identifies it. Sleeps.
+    pub(super) fn open(resources: &Resources<B>) -> Result<Self, DriverError> {
+        let at = resources.address();
+        let unresponsive = |what| DriverError::Unresponsive { at, what };
+        let claim = resources.claim(CLAIM)?;
+        let bar = resources.bar(0)?;
+        let raw = bar.read64(abi::CAP);
+        let cap = Cap(raw);
+        if raw == u64::MAX || !cap.is_nvm() {
+            return Err(DriverError::Kind { at, kind: "NVMe controller", found: raw });
+        }
+        if cap.least_page() > abi::PAGE {
+            return Err(unresponsive("take pages of 4096 bytes"));
+        }
+        let bytes = Pair::<B>::bytes(ENTRIES);
+        let pair =
+            Pair::new(0, ENTRIES, cap.stride(), resources.memory("NVMe admin queues", bytes)?, Place::Host);
+        let page = resources.memory("NVMe identify data", abi::PAGE)?;
+        let mut core = Core {
+            bar,
+            hold: Some((pair, page, claim)),
+            commands: [Slot::Free; ENTRIES as usize - 1],
+            // It may be up: going down tells.
+            power: Power::Stopping,
+            since: Instant::now(),
+            limit: Duration::from_millis(500) * cap.timeout() + GRACE,
+            buffer: None,
+        };
+        core.down();
+        let limit = core.limit;
+        let mut turn = Turn::Pending;
+        resources.wait(2 * limit + PATIENCE, || {
+            turn = core.turn_down();
+            turn != Turn::Pending
+        });
+        if turn != Turn::Done {
+            return Err(unresponsive("stop (CSTS.RDY)"));
+        }
+        let buffer = if cap.has_cmb() { core.find_buffer(resources)? } else { None };
+        core.buffer = buffer.as_ref().map(|buffer| buffer.address(0));
+        turn = Turn::Pending;
+        resources.wait(2 * limit + PATIENCE, || {
+            turn = core.turn_up();
+            turn != Turn::Pending
+        });
+        if turn != Turn::Done {
+            return Err(unresponsive("become ready (CSTS.RDY)"));
+        }
+        let data = core.identify(resources, 1, 0)?;
+        let features = Features::parse(&data);
+        Ok(Controller { core: Mutex::new(core), cap, features, buffer, stops: AtomicU32::new(0) })
+    }
+
+    /// What is behind the lock, if nobody has it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Core<B>>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The same for `open`, which may wait.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core<B>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stops(&self) -> u32 {
+        self.stops.load(Ordering::Acquire)
+    }
+
+    /// Goes on stopping it: the force behind a queue that does not end.
+    pub(super) fn turn_down(&self, core: &mut Core<B>) -> Turn {
+        let was_down = core.power == Power::Down;
+        if matches!(core.power, Power::Up | Power::Asked(_) | Power::Starting) {
+            core.down();
+        }
+        let turn = core.turn_down();
+        if turn == Turn::Done && !was_down {
+            // Release: that it is down is known before that its queues are gone.
+            self.stops.fetch_add(1, Ordering::Release);
+        }
+        turn
+    }
+
+    /// Goes on starting it.
+    pub(super) fn turn_up(&self, core: &mut Core<B>) -> Turn {
+        if core.power == Power::Stopping {
+            let turn = self.turn_down(core);
+            if turn != Turn::Done {
+                return turn;
+            }
+        }
+        core.turn_up()
+    }
+}
+
+impl<B: Backend> Core<B> {
+    fn down(&mut self) {
+        self.bar.write32(abi::CC, self.bar.read32(abi::CC) & !abi::CC_ENABLE);
+        (self.power, self.since) = (Power::Stopping, Instant::now());
+    }
+
+    fn turn_down(&mut self) -> Turn {
+        if self.power == Power::Down {
+            return Turn::Done;
+        }
+        match self.bar.read32(abi::CSTS) {
+            u32::MAX => Turn::Gone,
+            status if status & abi::CSTS_READY == 0 => {
+                // It does no DMA any more, and has forgotten its queues and what was in them.
+                self.power = Power::Down;
+                self.commands = [Slot::Free; ENTRIES as usize - 1];
+                Turn::Done
+            }
+            _ if self.since.elapsed() > self.limit => Turn::Failed,
+            _ => Turn::Pending,
+        }
+    }
+
+    fn turn_up(&mut self) -> Turn {
+        match self.power {
+            Power::Up => return Turn::Done,
+            Power::Stopping => return Turn::Pending,
+            Power::Down => {
+                let Some((pair, ..)) = &mut self.hold else { return Turn::Failed };
+                pair.restart();
+                let ((commands, completions), last) = (pair.addresses(), u32::from(ENTRIES) - 1);
+                self.bar.write32(abi::AQA, last << 16 | last);
+                self.bar.write64(abi::ASQ, commands);
+                self.bar.write64(abi::ACQ, completions);
+                if let Some(address) = self.buffer {
+                    let on = abi::CMBMSC_REGISTERS | abi::CMBMSC_ENABLE;
+                    self.bar.write64(abi::CMBMSC, address | on);
+                }
+                self.bar.write32(abi::CC, abi::CC_VALUE);
+                (self.power, self.since) = (Power::Starting, Instant::now());
+            }
+            Power::Starting | Power::Asked(_) => {}
+        }
+        if let Power::Asked(id) = self.power {
+            return match self.ended(id) {
+                Some(Completion { status: abi::status::SUCCESS, .. }) => {
+                    self.power = Power::Up;
+                    Turn::Done
+                }
+                Some(_) => Turn::Failed,
+                None if self.since.elapsed() > PATIENCE => Turn::Failed,
+                None => self.look(),
+            };
+        }
+        match self.bar.read32(abi::CSTS) {
+            u32::MAX => Turn::Gone,
+            status if status & abi::CSTS_FATAL != 0 => Turn::Failed,
+            status if status & abi::CSTS_READY != 0 => {
+                // Before any I/O queue is made. It may give fewer: then making one fails.
+                let Some(id) = self.begin(Command::queues(u16::MAX)) else { return Turn::Failed };
+                (self.power, self.since) = (Power::Asked(id), Instant::now());
+                Turn::Pending
+            }
+            _ if self.since.elapsed() > self.limit => Turn::Failed,
+            _ => Turn::Pending,
+        }
+    }
+
+    /// Does it still answer, as one that is up?
+    pub(super) fn look(&self) -> Turn {
+        match self.bar.read32(abi::CSTS) {
+            u32::MAX => Turn::Gone,
+            status if status & abi::CSTS_FATAL != 0 => Turn::Failed,
+            // Somebody stopped or reset it.
+            status if status & abi::CSTS_READY == 0 => Turn::Failed,
+            _ => Turn::Pending,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.power == Power::Up
+    }
+
+    /// Gives the controller an admin command. `None`: no room.
+    pub(super) fn begin(&mut self, command: Command) -> Option<u16> {
+        self.reap();
+        let (id, slot) = (0..).zip(&mut self.commands).find(|(_, slot)| **slot == Slot::Free)?;
+        let (pair, ..) = self.hold.as_mut()?;
+        *slot = Slot::Out;
+        pair.post(&command.id(id));
+        pair.ring(&self.bar);
+        Some(id)
+    }
+
+    /// How it ended; asked after once it has, its place is free again.
+    pub(super) fn ended(&mut self, id: u16) -> Option<Completion> {
+        self.reap();
+        let slot = self.commands.get_mut(usize::from(id))?;
+        let Slot::Ended(completion) = *slot else { return None };
+        *slot = Slot::Free;
+        Some(completion)
+    }
+
+    /// Nobody will ask after it.
+    pub(super) fn abandon(&mut self, id: u16) {
+        if let Some(slot) = self.commands.get_mut(usize::from(id)) {
+            *slot = if *slot == Slot::Out { Slot::Abandoned } else { Slot::Free };
+        }
+    }
+
+    fn reap(&mut self) {
+        let Some((pair, ..)) = &mut self.hold else { return };
+        while let Some(completion) = pair.take() {
+            // What names nothing is of a former life, or an invention.
+            match self.commands.get_mut(usize::from(completion.id)) {
+                Some(slot) if *slot == Slot::Out => *slot = Slot::Ended(completion),
+                Some(slot) if *slot == Slot::Abandoned => *slot = Slot::Free,
+                _ => tracing::warn!(id = completion.id, "NVMe admin completion of no command"),
+            }
+        }
+        pair.consume(&self.bar);
+    }
+
+    /// Runs a command to its end; for `open`.
+    pub(super) fn run(
+        &mut self,
+        resources: &Resources<B>,
+        what: &'static str,
+        command: Command,
+    ) -> Result<Completion, DriverError> {
+        let at = resources.address();
+        let id = self.begin(command).ok_or(DriverError::Unresponsive { at, what })?;
+        let mut ended = None;
+        resources.wait(PATIENCE, || {
+            ended = self.ended(id);
+            ended.is_some() || self.look() != Turn::Pending
+        });
+        match ended {
+            Some(completion) if completion.status == abi::status::SUCCESS => Ok(completion),
+            Some(Completion { status: code, .. }) => Err(DriverError::Refused { at, what, code }),
+            None => {
+                self.abandon(id);
+                Err(DriverError::Unresponsive { at, what })
+            }
+        }
+    }
+
+    /// Identify: `what` is the CNS.
+    pub(super) fn identify(
+        &mut self,
+        resources: &Resources<B>,
+        what: u32,
+        namespace: u32,
+    ) -> Result<Vec<u8>, DriverError> {
+        let at = self.hold.as_ref().map_or(0, |(_, page, _)| page.iova());
+        self.run(resources, "identify", Command::identify(what, namespace, at))?;
+        let mut data = vec![0; abi::PAGE as usize];
+        if let Some((_, page, _)) = &self.hold {
+            page.memory().read(0, &mut data)?;
+        }
+        Ok(data)
+    }
+
+    /// Looks where the memory buffer is. Only while the controller is down.
+    fn find_buffer(&self, resources: &Resources<B>) -> Result<Option<Buffer>, DriverError> {
+        self.bar.write64(abi::CMBMSC, abi::CMBMSC_REGISTERS);
+        let (place, size) = (self.bar.read32(abi::CMBLOC), self.bar.read32(abi::CMBSZ));
+        if size == u32::MAX || size & abi::CMBSZ_QUEUES == 0 {
+            return Ok(None);
+        }
+        let unit = 4096_u64 << (4 * (size >> 8 & 0xf));
+        let (start, len) = (u64::from(place >> 12) * unit, u64::from(size >> 12) * unit);
+        let bar = (place & 7) as u8;
+        let fits = resources.bar_len(bar) >= start.saturating_add(len) && len > 0 && start % 8 == 0;
+        let buffer = |at| Buffer { bar, start, len, at };
+        Ok(if fits { Some(buffer(resources.reserve(len)?)) } else { None })
+    }
+}
+
+impl<B: Backend> Drop for Core<B> {
+    /// Stops the controller; without a command out it has nothing to do, and hears of nothing new.
+    fn drop(&mut self) {
+        let idle = self.commands.iter().all(|slot| matches!(slot, Slot::Free | Slot::Ended(_)));
+        if self.power != Power::Down {
+            self.down();
+        }
+        if idle || (0..LAST_LOOKS).any(|_| self.turn_down() == Turn::Done) {
+            return;
+        }
+        tracing::warn!("NVMe controller is dropped with admin commands under way: its memory is leaked");
+        std::mem::forget(self.hold.take());
+    }
+}
