@@ -136,6 +136,10 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         self.channel = Some(self.initiator.channel(&self.poller, S::make(depth), cfg).unwrap());
     }
 
+    pub(crate) fn poller(&self) -> &Arc<Poller> {
+        &self.poller
+    }
+
     pub(crate) fn another<E: Driver<B>>(
         &self,
         driver: E,

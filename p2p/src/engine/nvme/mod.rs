@@ -57,6 +57,8 @@ mod power;
 mod prp;
 mod queue;
 mod sgl;
+#[cfg(test)]
+mod tests;
 
 pub use command::Range;
 pub use identify::{Features, Namespace, Sgl};

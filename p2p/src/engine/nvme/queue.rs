@@ -16,7 +16,7 @@ use crate::engine::code;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tidegate_core::OpKind;
-use tidegate_core::engine::{Operation, Outcome, Sink, Target};
+use tidegate_core::engine::{Cancel, Operation, Outcome, Sink, Target};
 
 /// Bits of a command's identifier that are the index that core gave; the rest is a serial number.
 const INDEX_BITS: u32 = 12;
@@ -45,7 +45,6 @@ pub struct NvmeEngine<B: Backend> {
     pub(super) pointers: Pointers,
     /// By the index that core gave.
     pub(super) slots: Box<[Slot]>,
-    pub(super) serial: u16,
     /// Commands of core's that are out.
     pub(super) out: usize,
     /// Behind a fence, refused, or before the queues are there; oldest first.
@@ -59,6 +58,8 @@ pub struct NvmeEngine<B: Backend> {
     pub(super) checks_rung: usize,
     /// The one under way, and its command's identifier.
     pub(super) check: Option<(Check, u16)>,
+    /// Of the last read-back's command.
+    pub(super) check_serial: u16,
     /// The block that was learned.
     pub(super) learned: Box<[u8]>,
     pub(super) known: Known,
@@ -139,7 +140,6 @@ impl<B: Backend> NvmeEngine<B> {
             fences: driver.fences,
             pointers,
             slots: vec![Slot::default(); slots].into_boxed_slice(),
-            serial: 0,
             out: 0,
             held: VecDeque::with_capacity(slots),
             held_rung: 0,
@@ -147,6 +147,7 @@ impl<B: Backend> NvmeEngine<B> {
             checks: VecDeque::with_capacity(slots),
             checks_rung: 0,
             check: None,
+            check_serial: 0,
             learned: vec![0; namespace.block as usize].into_boxed_slice(),
             known: Known::default(),
             quiet_polls: 0,
@@ -160,6 +161,10 @@ impl<B: Backend> NvmeEngine<B> {
             engine.start();
             engine.state == State::Running || engine.trouble.is_some()
         });
+        if engine.state != State::Running {
+            // Whatever was made is deleted again.
+            resources.wait(super::controller::PATIENCE, || engine.stop() != Cancel::Pending);
+        }
         match (engine.state, engine.refused) {
             (State::Running, _) => Ok(engine),
             (_, Some(code)) => Err(DriverError::Refused { at, what: "make an I/O queue", code }),
@@ -234,9 +239,9 @@ impl<B: Backend> NvmeEngine<B> {
     /// Writes a command into the ring. There is room: checked by `push` for all that is in flight.
     #[inline]
     pub(super) fn post(&mut self, index: u32, (command, work): (Command, Work)) {
-        self.serial = self.serial.wrapping_add(1 << INDEX_BITS);
-        let id = self.serial | index as u16;
         let (Some(hold), Some(slot)) = (&mut self.hold, self.slots.get_mut(index as usize)) else { return };
+        // Each place counts by itself: its last sixteen commands are told apart.
+        let id = (slot.id | CHECK).wrapping_add(1) | index as u16;
         *slot = Slot { id, work };
         self.out += 1;
         hold.pair.post(&command.id(id));
@@ -408,15 +413,16 @@ impl<B: Backend> NvmeEngine<B> {
             }
             Step::End(_) => return,
         };
-        self.serial = self.serial.wrapping_add(1 << INDEX_BITS);
-        let id = self.serial | CHECK;
+        let id = self.check_serial.wrapping_add(1 << INDEX_BITS) | CHECK;
+        self.check_serial = id;
         hold.pair.post(&command.id(id));
         self.check = Some((*check, id));
     }
 
     /// Everything as before the first operation; for queues that are not there.
     pub(super) fn clear(&mut self) {
-        self.slots.fill(Slot::default());
+        // They go on counting: the queue's last completions may be read once more.
+        self.slots.iter_mut().for_each(|slot| slot.work = Work::Nothing);
         self.held.clear();
         self.checks.clear();
         (self.out, self.held_rung, self.checks_rung, self.quiet_polls) = (0, 0, 0, 0);

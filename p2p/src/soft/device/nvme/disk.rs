@@ -22,13 +22,15 @@ struct Blocks {
     /// Blocks that can't be read or written.
     broken: BTreeSet<u64>,
     flushes: u64,
+    commands: u64,
 }
 
 impl Disk {
     /// `blocks` blocks of zeros, of `1 << shift` bytes.
     pub(super) fn new(blocks: u64, shift: u32) -> Disk {
         let bytes = vec![0; (blocks << shift) as usize];
-        let blocks = Blocks { now: bytes.clone(), lasting: bytes, broken: BTreeSet::new(), flushes: 0 };
+        let blocks =
+            Blocks { now: bytes.clone(), lasting: bytes, broken: BTreeSet::new(), flushes: 0, commands: 0 };
         Disk { blocks: Arc::new(Mutex::new(blocks)), shift }
     }
 
@@ -71,6 +73,16 @@ impl Disk {
     /// Flush commands so far.
     pub fn flushes(&self) -> u64 {
         lock(&self.blocks).flushes
+    }
+
+    /// Commands of the NVM command set so far.
+    pub fn commands(&self) -> u64 {
+        lock(&self.blocks).commands
+    }
+
+    /// One more command.
+    pub(super) fn count(&self) {
+        lock(&self.blocks).commands += 1;
     }
 
     /// Bytes of so many blocks, if they are there.

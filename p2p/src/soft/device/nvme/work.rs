@@ -101,6 +101,7 @@ impl Work {
 
     /// Begins a command of the NVM command set.
     pub(super) fn begin(&mut self, medium: &Medium<'_>) {
+        medium.disk.count();
         if let Err(status) = self.try_begin(medium) {
             self.end(status);
         }

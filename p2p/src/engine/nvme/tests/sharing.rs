@@ -1,0 +1,90 @@
+//! One controller, several queues; and what `open` refuses.
+
+use super::{NvmeRig, plain, with};
+use crate::backend::{Function, Registers};
+use crate::device::{DeviceError, DriverError};
+use crate::engine::conformance::rig::pattern;
+use crate::engine::conformance::soft::{DEVICE, DroppedAtWork};
+use crate::engine::nvme::Nvme;
+use crate::engine::softnic::SoftNic;
+use crate::soft::FaultKind;
+use tidegate_core::engine::{Operation, Target};
+use tidegate_core::{Completion, Op, Status, Submit};
+
+#[test]
+fn queues_of_one_controller_work_side_by_side_and_end_one_by_one() {
+    let (mut rig, disk): (NvmeRig, _) = with(1, plain());
+    let mut second = rig.another(Nvme::namespace(1).queue(2)).unwrap();
+    disk.write(0, &pattern(1, 1024));
+    let op = Op::read(512, rig.host(512, 512).span);
+    assert!(matches!(second.pin().unwrap().submit(op), Submit::Queued(_)));
+    rig.run_well(Op::read(0, rig.host(0, 512).span));
+    let mut out = [Completion::EMPTY; 2];
+    while second.pin().unwrap().poll(&mut out) == 0 {
+        rig.world.pass();
+    }
+    assert!(rig.read_host(0, 1024) == pattern(1, 1024));
+    drop(second);
+    rig.until("the second ends", |rig| rig.fabric.inspect().channels.len() == 1);
+    rig.run_well(Op::read(0, rig.host(0, 512).span));
+    let bar = rig.initiator.function().map_bar(0).unwrap();
+    assert_eq!(bar.read32(0x14) & 1, 1);
+    rig.drop_channel();
+    rig.until("nothing is mapped", NvmeRig::is_bare);
+    rig.until("the last one takes the controller down", |_| bar.read32(0x1c) & 1 == 0);
+    rig.open(15);
+    rig.run_well(Op::read(0, rig.host(0, 512).span));
+}
+
+#[test]
+fn what_is_not_there_is_refused_and_nothing_is_left() {
+    let (mut rig, _): (NvmeRig, _) = with(1, plain());
+    let why = |driver: Nvme| match rig.another(driver).unwrap_err() {
+        DeviceError::Driver(error) => error,
+        error => panic!("{error}"),
+    };
+    assert_eq!(why(Nvme::namespace(1)), DriverError::Taken { at: DEVICE, queue: 1 });
+    assert!(matches!(why(Nvme::namespace(1).queue(0)), DriverError::Queue { queue: 0, .. }));
+    let what = "make an I/O queue";
+    assert_eq!(
+        why(Nvme::namespace(1).queue(9)),
+        DriverError::Refused { at: DEVICE, what, code: 0x101 },
+        "the model has eight"
+    );
+    let what = "have an active namespace of that number";
+    assert_eq!(why(Nvme::namespace(2).queue(3)), DriverError::Unresponsive { at: DEVICE, what });
+    assert!(matches!(
+        why(Nvme::namespace(1).queue(3).commands_in_buffer()),
+        DriverError::Unresponsive { .. }
+    ));
+    let other = rig.another(SoftNic::queue(3)).unwrap_err();
+    assert!(matches!(other, DeviceError::Driver(DriverError::Kind { kind: "soft NIC", .. })), "{other}");
+    rig.drop_channel();
+    rig.until("nothing is mapped", NvmeRig::is_bare);
+    rig.world.soft().misbehave(DEVICE, FaultKind::Dead);
+    let found = u64::MAX;
+    let kind = DriverError::Kind { at: DEVICE, kind: "NVMe controller", found };
+    assert_eq!(rig.another(Nvme::namespace(1)).unwrap_err(), DeviceError::Driver(kind));
+    assert!(rig.is_bare());
+}
+
+#[test]
+fn an_engine_dropped_at_work_leaks_what_its_device_may_touch() {
+    let to = Target { address: 0x1000, len: 512, region: 1, window: false };
+    let (mut rig, _): (NvmeRig, _) = with(1, plain());
+    rig.drop_channel();
+    rig.until("nothing is mapped", NvmeRig::is_bare);
+    let work = DroppedAtWork(Nvme::namespace(1), Operation::Read { at: 0, to });
+    let _refused = rig.another(work);
+    assert!(!rig.is_bare());
+    let taken = DeviceError::Driver(DriverError::Taken { at: DEVICE, queue: 1 });
+    assert_eq!(rig.another(Nvme::namespace(1)).unwrap_err(), taken);
+    // Its controller is kept up, and serves others.
+    let mut channel = rig.another(Nvme::namespace(1).queue(2)).unwrap();
+    assert!(matches!(channel.pin().unwrap().submit(Op::read(0, rig.host(0, 512).span)), Submit::Queued(_)));
+    let mut out = [Completion::EMPTY; 1];
+    while channel.pin().unwrap().poll(&mut out) == 0 {
+        rig.world.pass();
+    }
+    assert_eq!(out[0].status, Status::Done);
+}
