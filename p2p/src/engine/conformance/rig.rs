@@ -334,6 +334,15 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         self.window = Some(revoked.recover().map_err(|error| error.why).unwrap());
     }
 
+    /// [`Rig::until`], for what has to be turned.
+    pub(crate) fn until_mut(&self, what: &str, mut so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !so() {
+            assert!(start.elapsed() < PATIENCE, "{what}");
+            self.world.pass();
+        }
+    }
+
     /// Lets time pass until it is so.
     pub(crate) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
         let start = Instant::now();

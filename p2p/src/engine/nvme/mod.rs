@@ -82,8 +82,8 @@ const DEALLOCATE: u64 = 1 << 63;
 
 /// Tells the controller that blocks are not needed any more: `list` holds 1 to 256 [`Range`]s as [`Range::encode`] lays them
 /// out. What such blocks read afterwards is the controller's business (usually zeros). Like a write: other operations on the
-/// same blocks are not ordered with it. Refused by controllers without Dataset Management; ranges outside of the namespace
-/// end it with the controller's code.
+/// same blocks are not ordered with it. Refused by controllers without Dataset Management. It is advice: a range outside of
+/// the namespace ends it with the controller's code, or is passed over (as QEMU's does).
 pub fn deallocate<S: FlowsTo<Shared>>(list: Span<S>) -> Op {
     Op::write(list, DEALLOCATE)
 }

@@ -1,5 +1,6 @@
 //! What only NVMe does, on the model.
 
+mod anywhere;
 mod faults;
 mod lists;
 mod medium;
