@@ -17,10 +17,12 @@ use tidegate_core::{
 use tidegate_p2p::bounce::{Bounce, Buffers, End};
 use tidegate_p2p::engine::code;
 use tidegate_p2p::engine::edu::{Edu, EduEngine};
+use tidegate_p2p::engine::nvme::{Fences, Nvme};
 use tidegate_p2p::engine::softnic::SoftNic;
 use tidegate_p2p::pci::PciAddress;
 use tidegate_p2p::probe::{Outcome as Probed, Plan, Returned, measure};
 use tidegate_p2p::soft::Soft;
+use tidegate_p2p::soft::device::nvme::{self as model, Lists};
 use tidegate_p2p::{Backend, Device, Domain, Import, Progress, Want};
 
 const LEN: u64 = 64 << 10;
@@ -125,6 +127,25 @@ fn a_bounce_allocates_nothing_within_a_stream() {
     stream();
     assert_eq!(allocations() - before, 0);
     assert_eq!(bounce.account().drain.bytes, 200 * 4096);
+}
+
+#[test]
+fn an_nvme_channel_allocates_nothing() {
+    let (nvme, gpu) = ("0000:01:00.0".parse().unwrap(), "0000:02:00.0".parse().unwrap());
+    for (lists, fences) in [(Lists::Bytes, Fences::Order), (Lists::None, Fences::Flush)] {
+        let model = model::Nvme::new(1024, 9).lists(lists);
+        let description = model.description();
+        let builder = Soft::builder(1).threads().device(nvme, description, model);
+        let bench = bench(builder.gpu(gpu, 1 << 20).build().unwrap(), nvme, gpu);
+        let driver = Nvme::namespace(1).fences(fences);
+        let channel = bench.initiator.channel(&bench.poller, driver, ChannelConfig::depth(64)).unwrap();
+        let (host, window) = (bench.host.handle(), bench.window.region().handle());
+        let mut ops = vec![Op::read(512, window.span(0x200..0x3200)); 10];
+        ops.extend(vec![Op::write(host.span(0..512), 8192); 10]);
+        ops.insert(7, Op::fence());
+        ops.insert(15, Op::fence());
+        allocates_nothing(channel, &ops);
+    }
 }
 
 fn open() -> (Bench<Flat>, Channel<EduEngine<Flat>>, Flat) {
