@@ -32,6 +32,8 @@ pub(super) struct Controller<B: Backend> {
     pub(super) buffer: Option<Buffer>,
     /// How often it has stopped. Queues made before that are gone.
     stops: AtomicU32,
+    /// Who asks for identify data: there is one page for it.
+    asking: Mutex<()>,
 }
 
 /// Its memory buffer, for submission queues.
@@ -145,9 +147,15 @@ impl<B: Backend> Controller<B> {
         if turn != Turn::Done {
             return Err(unresponsive("become ready (CSTS.RDY)"));
         }
-        let data = core.identify(resources, 1, 0)?;
-        let features = Features::parse(&data);
-        Ok(Controller { core: Mutex::new(core), cap, features, buffer, stops: AtomicU32::new(0) })
+        let core = Mutex::new(core);
+        let features = Features::parse(&identify(&core, resources, 1, 0)?);
+        Ok(Controller { core, cap, features, buffer, stops: AtomicU32::new(0), asking: Mutex::default() })
+    }
+
+    /// Identify for a namespace. Sleeps, without the lock: others' queues can be stopped meanwhile.
+    pub(super) fn namespace(&self, resources: &Resources<B>, id: u32) -> Result<Vec<u8>, DriverError> {
+        let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        identify(&self.core, resources, 0, id)
     }
 
     /// What is behind the lock, if nobody has it.
@@ -157,11 +165,6 @@ impl<B: Backend> Controller<B> {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
-    }
-
-    /// The same for `open`, which may wait.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core<B>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn stops(&self) -> u32 {
@@ -317,46 +320,6 @@ impl<B: Backend> Core<B> {
         pair.consume(&self.bar);
     }
 
-    /// Runs a command to its end; for `open`.
-    pub(super) fn run(
-        &mut self,
-        resources: &Resources<B>,
-        what: &'static str,
-        command: Command,
-    ) -> Result<Completion, DriverError> {
-        let at = resources.address();
-        let id = self.begin(command).ok_or(DriverError::Unresponsive { at, what })?;
-        let mut ended = None;
-        resources.wait(PATIENCE, || {
-            ended = self.ended(id);
-            ended.is_some() || self.look() != Turn::Pending
-        });
-        match ended {
-            Some(completion) if completion.status == abi::status::SUCCESS => Ok(completion),
-            Some(Completion { status: code, .. }) => Err(DriverError::Refused { at, what, code }),
-            None => {
-                self.abandon(id);
-                Err(DriverError::Unresponsive { at, what })
-            }
-        }
-    }
-
-    /// Identify: `what` is the CNS.
-    pub(super) fn identify(
-        &mut self,
-        resources: &Resources<B>,
-        what: u32,
-        namespace: u32,
-    ) -> Result<Vec<u8>, DriverError> {
-        let at = self.hold.as_ref().map_or(0, |(_, page, _)| page.iova());
-        self.run(resources, "identify", Command::identify(what, namespace, at))?;
-        let mut data = vec![0; abi::PAGE as usize];
-        if let Some((_, page, _)) = &self.hold {
-            page.memory().read(0, &mut data)?;
-        }
-        Ok(data)
-    }
-
     /// Looks where the memory buffer is. Only while the controller is down.
     fn find_buffer(&self, resources: &Resources<B>) -> Result<Option<Buffer>, DriverError> {
         self.bar.write64(abi::CMBMSC, abi::CMBMSC_REGISTERS);
@@ -370,6 +333,44 @@ impl<B: Backend> Core<B> {
         let fits = resources.bar_len(bar) >= start.saturating_add(len) && len > 0 && start % 8 == 0;
         let buffer = |at| Buffer { bar, start, len, at };
         Ok(if fits { Some(buffer(resources.reserve(len)?)) } else { None })
+    }
+}
+
+/// Identify, to its end: `what` is the CNS.
+fn identify<B: Backend>(
+    core: &Mutex<Core<B>>,
+    resources: &Resources<B>,
+    what: u32,
+    namespace: u32,
+) -> Result<Vec<u8>, DriverError> {
+    let at = resources.address();
+    let lock = || core.lock().unwrap_or_else(PoisonError::into_inner);
+    let unresponsive = DriverError::Unresponsive { at, what: "answer Identify" };
+    let begin = |core: &mut Core<B>| {
+        let page = core.hold.as_ref()?.1.iova();
+        core.begin(Command::identify(what, namespace, page))
+    };
+    let id = begin(&mut lock()).ok_or_else(|| unresponsive.clone())?;
+    let mut ended = None;
+    resources.wait(PATIENCE, || {
+        let mut core = lock();
+        ended = core.ended(id);
+        ended.is_some() || core.look() != Turn::Pending
+    });
+    let mut core = lock();
+    match ended {
+        Some(completion) if completion.status == abi::status::SUCCESS => {
+            let mut data = vec![0; abi::PAGE as usize];
+            if let Some((_, page, _)) = &core.hold {
+                page.memory().read(0, &mut data)?;
+            }
+            Ok(data)
+        }
+        Some(Completion { status: code, .. }) => Err(DriverError::Refused { at, what: "identify", code }),
+        None => {
+            core.abandon(id);
+            Err(unresponsive)
+        }
     }
 }
 

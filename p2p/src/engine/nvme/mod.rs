@@ -168,7 +168,7 @@ impl<B: Backend> Driver<B> for Nvme {
             queue => resources.claim(u32::from(queue))?,
         };
         let controller = resources.shared(|| Controller::open(&resources))?;
-        let data = controller.lock().identify(&resources, 0, self.namespace)?;
+        let data = controller.namespace(&resources, self.namespace)?;
         let namespace =
             Namespace::parse(self.namespace, &data).map_err(|what| DriverError::Unresponsive { at, what })?;
         // Another engine may have been first: then it saw the same.

@@ -13,6 +13,8 @@ mod admin;
 mod disk;
 mod rings;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod work;
 
