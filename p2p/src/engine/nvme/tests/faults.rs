@@ -213,3 +213,30 @@ fn a_full_queue_takes_the_fabrics_read_back() {
     assert_eq!(report.flushes.last().map(|flush| flush.1), Some(FlushUsed::ReadBack), "{report:?}");
     assert_eq!(rig.channel().in_flight(), DEPTH.into(), "others were left undisturbed");
 }
+
+/// Without bus mastering the controller can't fetch commands, and says that this is fatal.
+#[test]
+fn a_fatal_error_ends_what_comes_new_and_a_cancel_brings_the_controller_up_again() {
+    use crate::pci::config::{command, offset};
+    let (mut rig, _): (NvmeRig, _) = with(1, plain());
+    let master = |rig: &NvmeRig, on: bool| {
+        let function = rig.initiator.function();
+        let old = function.config_read(offset::COMMAND, 2).unwrap();
+        let bit = u32::from(command::BUS_MASTER);
+        function.config_write(offset::COMMAND, 2, if on { old | bit } else { old & !bit }).unwrap();
+    };
+    master(&rig, false);
+    let op = Op::read(0, rig.host(0, 512).span);
+    rig.submit(op);
+    (0..500).for_each(|_| rig.world.pass());
+    (0..70_000).for_each(|_| assert!(rig.poll().is_empty()));
+    let late = rig.run(Op::read(0, rig.vram(0, 512).span));
+    assert_eq!(late.status, Status::Device(code::FAILED));
+    master(&rig, true);
+    let revocation = rig.host.revoke(Cause::User, AT_ONCE);
+    let (report, _) = rig.finish(revocation, false);
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(rig.complete(1)[0].status, Status::Revoked);
+    let op = Op::read(0, rig.vram(0, 512).span);
+    rig.run_well(op);
+}
