@@ -123,11 +123,11 @@ mod lists {
 mod pages {
     use super::*;
     on_soft!(Pages: moves fences shelves confirms flushes);
-    in_guest!(Pages: moves fences shelves confirms flushes);
+    in_guest!(Pages: moves confirms);
 }
 
 mod buffered {
     use super::*;
     on_soft!(Buffered: moves fences shelves confirms flushes);
-    in_guest!(Buffered: moves fences shelves confirms flushes);
+    in_guest!(Buffered: moves shelves);
 }

@@ -15,10 +15,10 @@ const PATROL: u32 = 1 << 16;
 
 // SAFETY: 1. commands are made of operands by `translate` and `push_list` (their lists lie in the operation's own area), or
 // name memory of `hold`; a read-back reads a window that its caller keeps. No two engines share a queue (`Claim`).
-// 2. an operation is retired by its own completion (index and serial number), which the controller writes after the data it
-// speaks of (NVMe Base 2.0, 3.3.1.2); when the submission queue is deleted all its commands have ended (5.6), and when
-// CSTS.RDY reads 0 the controller does nothing (3.5.1): `stop` answers `Stopped` only then. 3. `Drop` leaks `hold` unless
-// the queues are gone.
+// 2. an operation is retired by its own completion (index and serial number), which the controller writes after the data
+// it speaks of; when Delete I/O Submission Queue has completed, the queue's commands have ended, and when CSTS.RDY reads 0
+// after CC.EN was cleared, the controller does no DMA (NVMe Base 2.0, "Delete I/O Submission Queue command" and "Controller
+// Level Reset"): `stop` answers `Stopped` only then. 3. `Drop` leaks `hold` unless the queues are gone.
 #[expect(unsafe_code, reason = "the promise to core; engine/conformance, nvme/conformance")]
 unsafe impl<B: Backend> Engine for NvmeEngine<B> {
     const SPACE: AddressSpace = AddressSpace::Device;

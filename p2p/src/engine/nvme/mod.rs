@@ -16,6 +16,8 @@
 //! one command. Where it takes pages only (or [`Nvme::pages_only`] was asked for), an address is a multiple of 4, and a list
 //! is one command if its pieces meet at pages; else it becomes one command a piece, if the pieces are whole blocks.
 //!
+//! What is longer than the controller takes at once is a list of shorter pieces: it becomes one command a piece.
+//!
 //! # Reading back
 //!
 //! See `check.rs` in the source for the commands, and [`crate::engine`] for what a checked read proves. In short: a

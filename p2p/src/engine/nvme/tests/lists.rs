@@ -1,6 +1,6 @@
 //! Lists of pieces.
 
-use super::{NvmeRig, plain, with};
+use super::{NvmeRig, memory, plain, with};
 use crate::engine::conformance::rig::pattern;
 use crate::soft::device::nvme::{Disk, Lists};
 use tidegate_core::{Flow, OpList, Status, Submit};
@@ -55,6 +55,20 @@ fn other_pieces_are_commands_of_their_own_if_they_are_whole_blocks() {
     let copy = OpList::copy(&[rig.host(0, 512).span], &[rig.host(512, 512).span]);
     let answer = rig.channel().pin().unwrap().submit_list(&copy);
     assert_eq!(answer, Submit::Denied(Flow::Unsupported));
+}
+
+#[test]
+fn a_list_longer_than_the_controller_takes_is_split() {
+    for lists in [Lists::Bytes, Lists::None] {
+        let (mut rig, disk): (NvmeRig, _) = with(1, plain().lists(lists));
+        let (large, piece) = (memory(&rig, 512 << 10), 96 << 10);
+        disk.write(1 << 20, &pattern(1, 3 * piece));
+        let to: Vec<_> = (0..3).map(|n| large.handle().span(n * piece + 4..(n + 1) * piece + 4)).collect();
+        assert_eq!(run(&mut rig, &disk, &OpList::read(1 << 20, &to)), 3);
+        let mut bytes = vec![0; 3 * piece as usize];
+        large.read(4, &mut bytes).unwrap();
+        assert!(bytes == pattern(1, 3 * piece));
+    }
 }
 
 #[test]
