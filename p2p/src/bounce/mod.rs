@@ -53,8 +53,9 @@
 //!
 //! Each leg has at most half of the buffers in flight: while one half is filled the other is drained, also where a device
 //! works on everything it has at once. With two buffers the time from a completion to the next submit is lost on each piece;
-//! with four a device has a next piece while that passes. Four are what the throughput of 0.9 of the slower leg and more
-//! was measured with (the tests, on the soft fabric's modelled time); more of them help against longer latencies.
+//! with four a device has a next piece while that passes. Every stream pays for filling its first half while nothing drains,
+//! so more buffers help against longer latencies, and cost short streams. On the soft fabric's modelled time, 64 pieces of
+//! 4 KiB came to 0.94 to 0.98 of the slower leg's throughput with two buffers and to 0.95 to 0.99 with four; 0.9 is tested.
 
 mod account;
 mod buffers;

@@ -210,15 +210,19 @@ fn legs_alone(pace: (u64, u64), depth: u64) -> (u64, u64) {
 
 #[test]
 fn throughput_is_nine_tenths_of_the_slower_leg() {
-    for pace in [(64, 64), (32, 96), (96, 32), (256, 256), (256, 16)] {
+    let paces = [(64, 64), (32, 96), (96, 32), (256, 256), (256, 16)];
+    for (pace, buffers) in paces.into_iter().flat_map(|pace| [(pace, 2), (pace, 4)]) {
         let (fill, drain) = legs_alone(pace, 4);
         let rig = Rig::new(3, pace);
-        let mut bounce = rig.bounce(4);
+        let mut bounce = rig.bounce(buffers);
         bounce.begin(LEN).unwrap();
         let time = rig.run(&mut bounce);
         let ratio = fill.max(drain) as f64 / time as f64;
         assert!(rig.far() == contents());
-        assert!(ratio >= 0.9, "{pace:?}: {time} steps; alone {fill} and {drain}: {ratio:.3}");
+        assert!(
+            ratio >= 0.9,
+            "{pace:?}, {buffers} buffers: {time} steps; alone {fill} and {drain}: {ratio:.3}"
+        );
         assert!(ratio <= 1.02, "{pace:?}: faster than a leg by itself? {ratio:.3}");
     }
 }
