@@ -60,8 +60,9 @@ impl Account {
 pub enum End {
     /// All pieces went through both legs.
     Finished {
-        /// A checked read-back showed that the bytes are in the second leg's window. Without it `Done` is the device's
-        /// word (see [`tidegate_core::Channel::confirmed`]).
+        /// A checked read-back showed that the bytes are in the second leg's window. False: none was asked for, the engine
+        /// has none, or the bytes could come from a dead mapping as well; then `Done` is the device's word (see
+        /// [`tidegate_core::Channel::confirmed`]).
         confirmed: bool,
     },
     /// It was stopped. All operations have completed; what was filled and not drained is [`Account::lost`].
@@ -100,8 +101,8 @@ pub enum Why {
     },
     /// The engine does not do it.
     Unsupported,
-    /// The read-back at the end says that the window is dead, with this code; or gave no proof (`None`).
-    Unconfirmed(Option<u16>),
+    /// The read-back at the end says that the window is dead, with this code.
+    Unconfirmed(u16),
 }
 
 impl fmt::Display for Why {
@@ -115,8 +116,7 @@ impl fmt::Display for Why {
             Why::Device(code) => write!(f, "the device said {code:#x}"),
             Why::Short { asked, moved } => write!(f, "{moved} of {asked} bytes"),
             Why::Unsupported => f.write_str("the engine does not do this"),
-            Why::Unconfirmed(Some(code)) => write!(f, "the read-back at the end failed with {code:#x}"),
-            Why::Unconfirmed(None) => f.write_str("the read-back at the end proved nothing"),
+            Why::Unconfirmed(code) => write!(f, "the read-back at the end failed with {code:#x}"),
         }
     }
 }

@@ -351,6 +351,7 @@ fn a_failed_read_stops_the_stream_and_nothing_of_it_is_drained() {
     assert_eq!(drained as u64, bounce.account().drain.bytes / PIECE, "no garbage went on");
 }
 
+/// The strict NIC tells that its read-back was refused.
 #[test]
 fn a_dead_target_is_not_called_finished() {
     let rig = Rig::new(11, (0, 0));
@@ -366,6 +367,17 @@ fn a_dead_target_is_not_called_finished() {
     let end = bounce.end().unwrap();
     assert!(matches!(end, End::Stopped { leg: Leg::Drain, why: Why::Unconfirmed(_), .. }), "{end:?}");
     balances(&bounce.account());
+}
+
+/// Zeros could be a dead mapping's.
+#[test]
+fn bytes_that_prove_nothing_are_not_called_confirmed() {
+    let rig = Rig::new(12, (0, 0));
+    rig.soft.vram_file(GPU).unwrap().write_all_at(&vec![0; LEN as usize], 0).unwrap();
+    let mut bounce = rig.bounce(2).confirming();
+    bounce.begin(LEN).unwrap();
+    rig.run(&mut bounce);
+    assert_eq!(bounce.end(), Some(End::Finished { confirmed: false }));
 }
 
 #[test]
