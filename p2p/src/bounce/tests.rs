@@ -37,13 +37,13 @@ struct Rig {
 }
 
 /// Time for each KiB on the NICs' links.
-fn soft(seed: u64, (first, second): (u64, u64)) -> Soft {
+fn soft(seed: u64, (first, second): (u64, u64), nic: fn() -> Nic) -> Soft {
     Soft::builder(seed)
         .switch(Route::Direct)
-        .nic_with(NIC, Nic::default().strict())
+        .nic_with(NIC, nic())
         .gpu(GPU, LEN)
         .switch(Route::Direct)
-        .nic_with(FAR_NIC, Nic::default().strict())
+        .nic_with(FAR_NIC, nic())
         .gpu(FAR_GPU, LEN)
         .peers(Peers::Refused)
         .pace(NIC, first)
@@ -53,8 +53,12 @@ fn soft(seed: u64, (first, second): (u64, u64)) -> Soft {
 }
 
 impl Rig {
+    /// With NICs that tell of failed reads.
     fn new(seed: u64, pace: (u64, u64)) -> Rig {
-        let soft = soft(seed, pace);
+        Rig::on(soft(seed, pace, || Nic::default().strict()))
+    }
+
+    fn on(soft: Soft) -> Rig {
         // Turned by hand: no thread of the fabric's makes runs differ.
         let fabric = Fabric::builder().manual().build().unwrap();
         let here = Domain::new(&fabric, soft.clone()).unwrap();
@@ -351,22 +355,27 @@ fn a_failed_read_stops_the_stream_and_nothing_of_it_is_drained() {
     assert_eq!(drained as u64, bounce.account().drain.bytes / PIECE, "no garbage went on");
 }
 
-/// The strict NIC tells that its read-back was refused.
+/// Neither by a NIC that tells that its read-back was refused, nor by one that takes ones for bytes.
 #[test]
 fn a_dead_target_is_not_called_finished() {
-    let rig = Rig::new(11, (0, 0));
-    let mut bounce = rig.bounce(2).confirming();
-    bounce.begin(LEN).unwrap();
-    while bounce.account().drain.completed < 3 {
-        let _ = bounce.turn();
-        rig.soft.step();
-    }
     use crate::backend::Function;
-    rig.far_gpu.function().config_write(4, 2, 4).unwrap();
-    rig.run(&mut bounce);
-    let end = bounce.end().unwrap();
-    assert!(matches!(end, End::Stopped { leg: Leg::Drain, why: Why::Unconfirmed(_), .. }), "{end:?}");
-    balances(&bounce.account());
+    use crate::engine::{code, softnic::abi};
+    let nics: [(fn() -> Nic, u16); 2] =
+        [(|| Nic::default().strict(), abi::Status::ReadFailed as u16), (Nic::default, code::DEAD_WINDOW)];
+    for (nic, code) in nics {
+        let rig = Rig::on(soft(11, (0, 0), nic));
+        let mut bounce = rig.bounce(2).confirming();
+        bounce.begin(LEN).unwrap();
+        while bounce.account().drain.completed < 3 {
+            let _ = bounce.turn();
+            rig.soft.step();
+        }
+        rig.far_gpu.function().config_write(4, 2, 4).unwrap();
+        rig.run(&mut bounce);
+        let (leg, at, why) = (Leg::Drain, LEN, Why::Unconfirmed(code));
+        assert_eq!(bounce.end(), Some(End::Stopped { leg, at, why }));
+        balances(&bounce.account());
+    }
 }
 
 /// Zeros could be a dead mapping's.
