@@ -305,7 +305,8 @@ pub struct Member {
     pub driver: Option<String>,
 }
 
-fn list(members: &[Member]) -> String {
+/// `0000:01:00.0 (nvme), 0000:01:00.1 (no driver)`.
+pub(crate) fn list(members: &[Member]) -> String {
     let name = |m: &Member| format!("{} ({})", m.at, m.driver.as_deref().unwrap_or("no driver"));
     members.iter().map(name).collect::<Vec<_>>().join(", ")
 }

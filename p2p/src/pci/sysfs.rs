@@ -2,6 +2,7 @@
 //! tests can bring their own.
 
 use super::PciAddress;
+use crate::backend::Member;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -110,6 +111,26 @@ pub fn resources(sysfs: &Path, at: PciAddress) -> io::Result<Vec<Resource>> {
             })
         })
         .collect()
+}
+
+/// Number and members of the function's IOMMU group, members in order of address; `None` for a function that is in
+/// none. One directory read, and a link for each member.
+pub fn members(sysfs: &Path, at: PciAddress) -> Option<(u32, Vec<Member>)> {
+    let number = group(sysfs, at)?;
+    let names = fs::read_dir(directory(sysfs, at).join("iommu_group/devices")).into_iter().flatten().flatten();
+    let mut members: Vec<Member> = names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .map(|at| Member { at, driver: link(sysfs, at, "driver") })
+        .collect();
+    members.sort_by_key(|member| member.at);
+    Some((number, members))
+}
+
+/// The name of the function's node below /dev/vfio/devices: `vfio3`, or `noiommu-vfio3` for one whose DMA nothing contains. `None`: no VFIO driver has it, or the kernel has no device nodes
+/// (CONFIG_VFIO_DEVICE_CDEV). One directory read.
+pub fn vfio_node(sysfs: &Path, at: PciAddress) -> Option<String> {
+    let names = fs::read_dir(directory(sysfs, at).join("vfio-dev")).into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().into_string().ok()).min()
 }
 
 /// Address ranges that some bridge or BAR of this machine decodes, merged, in order.

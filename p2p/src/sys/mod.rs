@@ -50,6 +50,14 @@ pub(crate) fn eventfd() -> Result<File, Errno> {
     unsafe { owned(fd) }.map(File::from)
 }
 
+/// Locks the open file against every other open of it (flock), or says EWOULDBLOCK. Let go when the file is closed, so
+/// also when the process ends. One syscall.
+pub(crate) fn try_lock(file: &File) -> Result<(), Errno> {
+    // SAFETY: flock takes a descriptor and a number.
+    let answer = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if answer == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
 /// One ioctl; returns its non-negative answer.
 ///
 /// # Safety

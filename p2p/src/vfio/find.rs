@@ -34,31 +34,19 @@ impl Roots {
         if !directory.join("iommu_group").exists() {
             return Err(device(DeviceProblem::NoIommu));
         }
-        let names = fs::read_dir(directory.join("vfio-dev")).into_iter().flatten().flatten();
-        let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        if names.iter().any(|name| name.starts_with("noiommu-")) {
-            return Err(device(DeviceProblem::NoIommu));
+        match sysfs::vfio_node(&self.sysfs, at) {
+            Some(name) if name.starts_with("noiommu-") => Err(device(DeviceProblem::NoIommu)),
+            Some(name) => Ok(name),
+            None => Err(device(DeviceProblem::NotVfio)),
         }
-        let node = names.into_iter().find(|name| name.starts_with("vfio"));
-        node.ok_or(device(DeviceProblem::NotVfio))
     }
 
     /// Number and members of its IOMMU group.
     pub(super) fn group(&self, at: PciAddress) -> Result<(u32, Vec<Member>), BackendError> {
-        let directory = sysfs::directory(&self.sysfs, at);
-        if !directory.is_dir() {
+        if !sysfs::directory(&self.sysfs, at).is_dir() {
             return Err(BackendError::Device { at, what: DeviceProblem::Missing });
         }
-        let group = directory.join("iommu_group");
-        let number = sysfs::group(&self.sysfs, at);
-        let number = number.ok_or(BackendError::Device { at, what: DeviceProblem::NoIommu })?;
-        let names = fs::read_dir(group.join("devices")).into_iter().flatten().flatten();
-        let mut members: Vec<Member> = names
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .map(|at| Member { at, driver: sysfs::link(&self.sysfs, at, "driver") })
-            .collect();
-        members.sort_by_key(|member| member.at);
-        Ok((number, members))
+        sysfs::members(&self.sysfs, at).ok_or(BackendError::Device { at, what: DeviceProblem::NoIommu })
     }
 
     /// The words of its `reset_method`, as methods; empty where the file is missing, as it is without any.

@@ -12,6 +12,7 @@
 mod dmabuf;
 mod find;
 mod function;
+pub mod handover;
 
 pub use crate::sys::bar::Bar as VfioBar;
 pub use dmabuf::DmaBuf;
