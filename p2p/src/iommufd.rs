@@ -32,7 +32,11 @@ impl Iommufd {
         Iommufd::open_below(Path::new("/dev"))
     }
 
-    pub(crate) fn open_below(dev: &Path) -> Result<Iommufd, BackendError> {
+    /// Opens `iommu` of a /dev of one's own, close-on-exec. One syscall.
+    ///
+    /// # Errors
+    /// As [`Iommufd::open`].
+    pub fn open_below(dev: &Path) -> Result<Iommufd, BackendError> {
         let file = OpenOptions::new().read(true).write(true).open(dev.join("iommu")).map_err(|error| {
             let errno = Errno::from(error);
             errno.of(match errno.0 {

@@ -45,16 +45,32 @@ const REGISTER_PRIVATE_EXPEDITED: libc::c_long = 16;
 const PRIVATE_EXPEDITED: libc::c_long = 8;
 
 #[cfg(not(loom))]
-fn membarrier(command: libc::c_long) -> bool {
+fn membarrier(command: libc::c_long) -> Result<(), i32> {
     // SAFETY: 1. the call takes three integers and touches no memory of ours (kernel/sched/membarrier.c).
-    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    match unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+    }
+}
+
+#[cfg(not(loom))]
+impl BarrierMode {
+    /// Can fabrics of this process have membarriers? Registers the process for them and makes one, as
+    /// [`BarrierMode::Auto`] would: two system calls, and an interrupt of each CPU that runs a thread of the process.
+    ///
+    /// # Errors
+    /// The errno: ENOSYS (no CONFIG_MEMBARRIER, or a seccomp filter), EPERM (a seccomp filter). `Auto` uses fences then.
+    pub fn probe() -> Result<(), i32> {
+        membarrier(REGISTER_PRIVATE_EXPEDITED)?;
+        membarrier(PRIVATE_EXPEDITED)
+    }
 }
 
 impl Barrier {
     /// Registers the process for expedited membarriers, once per fabric; falls back to fences.
     pub(crate) fn choose(mode: BarrierMode) -> Barrier {
         #[cfg(not(loom))]
-        if mode == BarrierMode::Auto && membarrier(REGISTER_PRIVATE_EXPEDITED) {
+        if mode == BarrierMode::Auto && membarrier(REGISTER_PRIVATE_EXPEDITED).is_ok() {
             return Barrier::Membarrier;
         }
         let _ = mode;
@@ -92,7 +108,7 @@ impl Barrier {
     pub(crate) fn heavy(self) -> bool {
         match self {
             #[cfg(not(loom))]
-            Barrier::Membarrier => membarrier(PRIVATE_EXPEDITED),
+            Barrier::Membarrier => membarrier(PRIVATE_EXPEDITED).is_ok(),
             // In models it fails, so that only announced epochs count.
             #[cfg(loom)]
             Barrier::Membarrier => false,

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "memfd_create and its seals; memory/tests.rs")]
 
 use super::error::os;
-use super::limits::{SHMEM_ENABLED, chosen, left_on, shortage};
+use super::limits::{SHMEM_ENABLED, left_on, shared_huge_policy, shortage};
 use super::map::Map;
 use super::{Memlock, Memory, MemoryError, page_size};
 use crate::topology::{NodeId, memory_nodes};
@@ -193,7 +193,8 @@ impl MemoryBuilder {
         memory.populate()?;
         let (huge, len) = (memory.smaps()?.huge, memory.len());
         if huge < len {
-            let (now, file) = (chosen(SHMEM_ENABLED), SHMEM_ENABLED);
+            let now = shared_huge_policy(Path::new("/")).unwrap_or_else(|| "(absent)".to_owned());
+            let file = SHMEM_ENABLED;
             memory.tried.push(MemoryError::Transparent { huge, len, now, file });
         }
         Ok(memory)

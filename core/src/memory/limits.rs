@@ -1,8 +1,8 @@
 //! What the system grants: huge pages, locked memory, memory of a node.
-#![expect(unsafe_code, reason = "getrlimit; tests below")]
 
 use super::{MemoryError, PageSize};
 use crate::topology::NodeId;
+use std::io;
 use std::path::Path;
 
 /// Where the policy for shared memory (memfds too) stands.
@@ -24,18 +24,33 @@ pub struct Memlock {
 }
 
 impl Memlock {
-    /// Reads them. Two system calls and a small file.
+    /// This process's, from /proc/self; without a procfs nothing is limited or locked, as far as this can say. Two small
+    /// files.
     pub fn now() -> Memlock {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: 1. `limit` is a valid place for the answer.
-        let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let unknown = Memlock { limit: u64::MAX, locked: 0, pinned: 0 };
+        Memlock::of(Path::new("/proc/self")).unwrap_or(unknown)
+    }
+
+    /// Those of the process whose directory of procfs this is. Reads two small files.
+    ///
+    /// # Errors
+    /// errno of reading `limits` or `status`; `InvalidData` where `limits` has no line for locked memory.
+    pub fn of(process: &Path) -> io::Result<Memlock> {
+        let limits = std::fs::read_to_string(process.join("limits"))?;
+        let soft = limits.lines().find_map(|line| {
+            line.strip_prefix("Max locked memory")?.split_ascii_whitespace().next()
+        });
+        let limit = match soft {
+            Some("unlimited") => Some(u64::MAX),
+            other => other.and_then(|bytes| bytes.parse().ok()),
+        };
+        let status = std::fs::read_to_string(process.join("status"))?;
         let field = |name: &str| status.lines().find_map(|line| kib(line.strip_prefix(name)?)).unwrap_or(0);
-        Memlock {
-            limit: if code == 0 { limit.rlim_cur } else { u64::MAX },
+        Ok(Memlock {
+            limit: limit.ok_or(io::ErrorKind::InvalidData)?,
             locked: field("VmLck:"),
             pinned: field("VmPin:"),
-        }
+        })
     }
 
     /// The error for a call that wanted to lock or pin `needed` more bytes and got `errno`: [`MemoryError::Memlock`]
@@ -58,8 +73,10 @@ pub(super) fn kib(field: &str) -> Option<u64> {
     field.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The error, if fewer than `needed` huge pages are free below `root` ("/"), on `node` where one is named.
-pub(super) fn shortage(
+/// The error that says what to write where, if fewer than `needed` huge pages are free below `root` ("/"), on `node` where one
+/// is named; `None`: there are enough. What [`super::MemoryBuilder::build`] asks before it takes some. Reads some five small
+/// files.
+pub fn shortage(
     root: &Path,
     size: PageSize,
     node: Option<NodeId>,
@@ -103,11 +120,12 @@ pub(super) fn left_on(root: &Path, node: NodeId) -> Option<u64> {
     Some(field("MemFree") + clean)
 }
 
-/// The word in brackets of a sysfs choice: `always [never] deny`.
-pub(super) fn chosen(file: &str) -> String {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let word = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word);
-    word.unwrap_or("(absent)").to_owned()
+/// What is set below `root` ("/") for transparent huge pages of shared memory, memfds too: `never`, `advise`, `always` and
+/// others (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`); `None`: the kernel has none. Reads a small file.
+pub fn shared_huge_policy(root: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(root.join(SHMEM_ENABLED.trim_start_matches('/'))).ok()?;
+    let (word, _) = text.split_once('[')?.1.split_once(']')?;
+    Some(word.to_owned())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -170,6 +188,40 @@ mod tests {
         fs::write(dir.join("meminfo"), text).unwrap();
         assert_eq!(left_on(&root, NodeId(0)), Some((100 + 50 - 7 - 1 - 2) * 1024));
         assert_eq!(left_on(&root, NodeId(3)), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn the_limit_of_a_process_is_read_from_its_directory() {
+        let root = std::env::temp_dir().join(format!("tidegate-limits-memlock-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let limits = |soft: &str| {
+            let text = format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max locked memory         {soft}              9437184              bytes     \n"
+            );
+            fs::write(root.join("limits"), text).unwrap();
+        };
+        fs::write(root.join("status"), "Name:\tx\nVmLck:\t      12 kB\nVmPin:\t       8 kB\n").unwrap();
+        limits("8388608");
+        assert_eq!(Memlock::of(&root).unwrap(), Memlock { limit: 8 << 20, locked: 12 << 10, pinned: 8 << 10 });
+        limits("unlimited");
+        assert_eq!(Memlock::of(&root).unwrap().limit, u64::MAX);
+        fs::write(root.join("limits"), "Max open files 1 1 files\n").unwrap();
+        assert_eq!(Memlock::of(&root).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        fs::remove_dir_all(&root).unwrap();
+        assert!(Memlock::of(&root).is_err());
+        assert_eq!(Memlock::now().limit, Memlock::of(Path::new("/proc/self")).unwrap().limit);
+    }
+
+    #[test]
+    fn the_policy_for_shared_memory_is_the_word_in_brackets() {
+        let root = std::env::temp_dir().join(format!("tidegate-limits-policy-{}", std::process::id()));
+        assert_eq!(shared_huge_policy(&root), None);
+        let file = root.join(SHMEM_ENABLED.trim_start_matches('/'));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "always within_size [advise] never deny force\n").unwrap();
+        assert_eq!(shared_huge_policy(&root).as_deref(), Some("advise"));
         fs::remove_dir_all(root).unwrap();
     }
 

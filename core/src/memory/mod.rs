@@ -46,7 +46,7 @@ mod pool;
 pub use build::{Huge, MemoryBuilder, PageSize};
 pub use bytes::{Backing, Memory, page_size};
 pub use error::MemoryError;
-pub use limits::Memlock;
+pub use limits::{Memlock, shared_huge_policy, shortage};
 pub use pages::Pages;
 pub use pool::{Buffer, Pool, PoolCache, PoolError, PoolState, Pools};
 

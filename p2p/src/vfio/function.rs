@@ -90,6 +90,15 @@ impl VfioFunction {
         self.config.size
     }
 
+    /// Can its BARs leave it as dma-bufs? One syscall.
+    ///
+    /// # Errors
+    /// `Os` of VFIO_DEVICE_FEATURE_DMA_BUF: ENOTTY (a kernel without CONFIG_VFIO_PCI_DMABUF), EOPNOTSUPP (its driver can't).
+    pub fn can_export(&self) -> Result<(), BackendError> {
+        sys::vfio::probe_dma_buf(self.device.as_fd())
+            .map_err(|e| e.of("VFIO_DEVICE_FEATURE_DMA_BUF (needs a kernel with CONFIG_VFIO_PCI_DMABUF)"))
+    }
+
     fn memory_bar(&self, bar: u8) -> Result<&Region, BackendError> {
         self.bars.get(usize::from(bar)).filter(|region| region.size != 0).ok_or(BackendError::NoBar { bar })
     }
@@ -181,8 +190,7 @@ impl Function for VfioFunction {
         if len == 0 || range.end > region.size || at % PAGE != 0 || len % PAGE != 0 {
             return Err(BackendError::Range { what: "BAR range", at, len });
         }
-        sys::vfio::probe_dma_buf(self.device.as_fd())
-            .map_err(|e| e.of("VFIO_DEVICE_FEATURE_DMA_BUF (needs a kernel with CONFIG_VFIO_PCI_DMABUF)"))?;
+        self.can_export()?;
         let fd = sys::vfio::export(self.device.as_fd(), u32::from(bar), at, len)
             .map_err(|e| e.of("VFIO_DEVICE_FEATURE_DMA_BUF"))?;
         Ok(DmaBuf::new(fd, len))

@@ -45,8 +45,11 @@ impl Vfio {
         Vfio::below(Path::new("/sys"), Path::new("/dev"))
     }
 
-    /// With a sysfs and a /dev of one's own.
-    fn below(sysfs: &Path, dev: &Path) -> Result<Vfio, BackendError> {
+    /// With a sysfs and a /dev of one's own. One syscall.
+    ///
+    /// # Errors
+    /// As [`Iommufd::open`].
+    pub fn below(sysfs: &Path, dev: &Path) -> Result<Vfio, BackendError> {
         let iommufd = Iommufd::open_below(dev)?;
         Ok(Vfio { roots: Arc::new(Roots::new(sysfs, dev)), iommufd })
     }

@@ -52,7 +52,11 @@ impl Guest {
 
     /// Takes the function from its driver. Sleeps while somebody holds it.
     pub(crate) fn unbind(&self, at: PciAddress) {
-        fs::write("/sys/bus/pci/drivers/vfio-pci/unbind", at.to_string()).unwrap();
+        self.unbind_from(at, "vfio-pci");
+    }
+
+    pub(crate) fn unbind_from(&self, at: PciAddress, driver: &str) {
+        fs::write(format!("/sys/bus/pci/drivers/{driver}/unbind"), at.to_string()).unwrap();
     }
 
     pub(crate) fn bind(&self, at: PciAddress) {
