@@ -27,13 +27,13 @@ const HOLD: &str = "TIDEGATE_HOLD";
 /// The extra devices: virtio-rng at slot 1c, and twice at slot 1d, whose functions share a group.
 fn extra(slot: &str) -> PciAddress {
     let at: PciAddress = slot.parse().unwrap();
-    let driver = sysfs::driver(Path::new("/sys"), at);
+    let driver = sysfs::link(Path::new("/sys"), at, "driver");
     assert!(driver.is_some(), "no {at} with a driver: start the guest with the options of ci/guest-tests");
     at
 }
 
 fn driver(at: PciAddress) -> Option<String> {
-    sysfs::driver(Path::new("/sys"), at)
+    sysfs::link(Path::new("/sys"), at, "driver")
 }
 
 fn held(error: HandoverError) -> (u32, HeldBy) {

@@ -2,7 +2,7 @@
 //! tests can bring their own.
 
 use super::PciAddress;
-use crate::backend::Member;
+use crate::backend::{Member, ResetMethod};
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -31,6 +31,11 @@ impl Resource {
     /// Is nothing there?
     pub const fn is_empty(&self) -> bool {
         self.last == 0 || self.last < self.start
+    }
+
+    /// Memory that the kernel found no address for?
+    pub const fn is_unassigned(&self) -> bool {
+        self.flags & IORESOURCE_MEM != 0 && !self.is_empty() && !self.is_memory()
     }
 
     /// Memory with an address?
@@ -126,11 +131,33 @@ pub fn members(sysfs: &Path, at: PciAddress) -> Option<(u32, Vec<Member>)> {
     Some((number, members))
 }
 
+/// How the kernel would reset the function, the first choice first: the words of its `reset_method`. Empty where it has no
+/// reset at all. One file read.
+pub fn reset_methods(sysfs: &Path, at: PciAddress) -> Vec<ResetMethod> {
+    let words = fs::read_to_string(directory(sysfs, at).join("reset_method")).unwrap_or_default();
+    words.split_ascii_whitespace().map(reset_method).collect()
+}
+
+/// The sizes that BAR `bar` can be resized to, in bytes, ascending; empty for one that can't be
+/// (`drivers/pci/pci-sysfs.c` of Linux 7.3: `resourceN_resize` has bit n for 2^n MiB). One file read.
+pub fn bar_sizes(sysfs: &Path, at: PciAddress, bar: u8) -> Vec<u64> {
+    let text = fs::read_to_string(directory(sysfs, at).join(format!("resource{bar}_resize"))).unwrap_or_default();
+    let bits = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+    (0..44).filter(|bit| bits & 1 << bit != 0).map(|bit| 1 << (bit + 20)).collect()
+}
+
 /// The name of the function's node below /dev/vfio/devices: `vfio3`, or `noiommu-vfio3` for one whose DMA nothing contains. `None`: no VFIO driver has it, or the kernel has no device nodes
 /// (CONFIG_VFIO_DEVICE_CDEV). One directory read.
 pub fn vfio_node(sysfs: &Path, at: PciAddress) -> Option<String> {
     let names = fs::read_dir(directory(sysfs, at).join("vfio-dev")).into_iter().flatten().flatten();
     names.filter_map(|entry| entry.file_name().into_string().ok()).min()
+}
+
+/// Is it a device and not a bridge? False where its class can't be read. One file read.
+pub fn is_endpoint(sysfs: &Path, at: PciAddress) -> bool {
+    /// Base class of bridges (PCI Code and ID Assignment, 1.7).
+    const BRIDGE: u64 = 0x06;
+    number(sysfs, at, "class").is_some_and(|class| class >> 16 != BRIDGE)
 }
 
 /// Address ranges that some bridge or BAR of this machine decodes, merged, in order.
@@ -160,6 +187,16 @@ pub fn windows(sysfs: &Path) -> io::Result<Vec<RangeInclusive<u64>>> {
         }
     }
     Ok(merged)
+}
+
+/// The kernel's words: `pci_reset_fn_methods` in drivers/pci/pci.c.
+fn reset_method(word: &str) -> ResetMethod {
+    match word {
+        "flr" | "af_flr" => ResetMethod::Flr,
+        "pm" => ResetMethod::Pm,
+        "bus" | "cxl_bus" => ResetMethod::Bus,
+        _ => ResetMethod::Other,
+    }
 }
 
 /// A hexadecimal number with `0x`.
@@ -241,5 +278,30 @@ mod tests {
         let error = windows(tree.path()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(error.to_string().contains("0000:01:00.0"), "{error}");
+    }
+
+    #[test]
+    fn reset_methods_keep_the_kernels_order() {
+        let root = scratch("reset");
+        let at = "0000:01:00.0".parse().unwrap();
+        assert_eq!(reset_methods(root.path(), at), []);
+        for (words, methods) in [
+            ("flr bus\n", vec![ResetMethod::Flr, ResetMethod::Bus]),
+            ("af_flr pm cxl_bus\n", vec![ResetMethod::Flr, ResetMethod::Pm, ResetMethod::Bus]),
+            ("device_specific acpi\n", vec![ResetMethod::Other, ResetMethod::Other]),
+            ("\n", vec![]),
+        ] {
+            root.write("bus/pci/devices/0000:01:00.0/reset_method", words);
+            assert_eq!(reset_methods(root.path(), at), methods, "{words}");
+        }
+    }
+
+    #[test]
+    fn resizable_bars_tell_their_sizes() {
+        let root = scratch("resize");
+        let at = "0000:01:00.0".parse().unwrap();
+        assert_eq!(bar_sizes(root.path(), at, 2), [0; 0]);
+        root.write("bus/pci/devices/0000:01:00.0/resource2_resize", "0000000000000501\n");
+        assert_eq!(bar_sizes(root.path(), at, 2), [1 << 20, 256 << 20, 1 << 30]);
     }
 }

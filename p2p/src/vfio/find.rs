@@ -1,9 +1,9 @@
 //! From a PCI address to its VFIO node, and to the other functions of its IOMMU group.
 
-use crate::backend::{BackendError, DeviceProblem, Member, ResetMethod};
+use crate::backend::{BackendError, DeviceProblem, Member};
 use crate::pci::{PciAddress, sysfs};
 use crate::sys::Errno;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 /// Where sysfs and /dev are.
@@ -48,23 +48,6 @@ impl Roots {
         }
         sysfs::members(&self.sysfs, at).ok_or(BackendError::Device { at, what: DeviceProblem::NoIommu })
     }
-
-    /// The words of its `reset_method`, as methods; empty where the file is missing, as it is without any.
-    pub(super) fn reset_methods(&self, at: PciAddress) -> Vec<ResetMethod> {
-        let file = sysfs::directory(&self.sysfs, at).join("reset_method");
-        let words = fs::read_to_string(file).unwrap_or_default();
-        words.split_ascii_whitespace().map(method).collect()
-    }
-}
-
-/// The kernel's words: `pci_reset_fn_methods` in drivers/pci/pci.c.
-fn method(word: &str) -> ResetMethod {
-    match word {
-        "flr" | "af_flr" => ResetMethod::Flr,
-        "pm" => ResetMethod::Pm,
-        "bus" | "cxl_bus" => ResetMethod::Bus,
-        _ => ResetMethod::Other,
-    }
 }
 
 /// Why the node could not be opened.
@@ -72,28 +55,5 @@ pub(super) fn opening(at: PciAddress, errno: Errno) -> BackendError {
     match errno.0 {
         libc::EACCES | libc::EPERM => BackendError::Device { at, what: DeviceProblem::NoPermission },
         _ => errno.of("open /dev/vfio/devices/vfioN"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::scratch;
-
-    #[test]
-    fn reset_methods_keep_the_kernels_order() {
-        let root = scratch("reset");
-        let roots = Roots::new(root.path(), root.path());
-        let at = "0000:01:00.0".parse().unwrap();
-        assert_eq!(roots.reset_methods(at), []);
-        for (words, methods) in [
-            ("flr bus\n", vec![ResetMethod::Flr, ResetMethod::Bus]),
-            ("af_flr pm cxl_bus\n", vec![ResetMethod::Flr, ResetMethod::Pm, ResetMethod::Bus]),
-            ("device_specific acpi\n", vec![ResetMethod::Other, ResetMethod::Other]),
-            ("\n", vec![]),
-        ] {
-            root.write("bus/pci/devices/0000:01:00.0/reset_method", words);
-            assert_eq!(roots.reset_methods(at), methods, "{words}");
-        }
     }
 }

@@ -205,7 +205,7 @@ impl Function for VfioFunction {
 
     /// Reads sysfs.
     fn reset_methods(&self) -> Vec<ResetMethod> {
-        self.roots.reset_methods(self.at)
+        sysfs::reset_methods(&self.roots.sysfs, self.at)
     }
 
     /// At most 2 syscalls, never sleeps. Notices of a kind that came since the last call are one; the kernel

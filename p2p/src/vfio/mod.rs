@@ -94,6 +94,15 @@ impl Backend for Vfio {
     }
 }
 
+/// Can the function's node be opened by this process? Opens and closes it, which claims nothing and changes nothing. Reads
+/// sysfs; two syscalls.
+///
+/// # Errors
+/// `Device`: no such function, not VFIO's, no IOMMU, no permission. `Os`: errno of opening the node.
+pub fn try_node(sysfs: &Path, dev: &Path, at: PciAddress) -> Result<(), BackendError> {
+    Roots::new(sysfs, dev).open(at).map(drop)
+}
+
 /// Repeats `call` while it answers `busy`, with pauses from 1 ms that double: 10 tries in half a second. The
 /// last answer counts.
 fn patiently<T>(busy: i32, mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

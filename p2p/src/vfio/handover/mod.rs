@@ -55,8 +55,6 @@ const VFIO: &str = "vfio-pci";
 /// Drivers that may stay in a group that VFIO owns, since they do no DMA (`driver_managed_dma` of `drivers/pci/pcie/portdrv.c`
 /// and `drivers/pci/pci-stub.c`, Linux 7.3).
 const HARMLESS: [&str; 2] = ["pcieport", "pci-stub"];
-/// Base class of bridges.
-const BRIDGE: u32 = 0x06;
 
 /// Moves functions between the host's drivers and vfio-pci.
 #[derive(Debug)]
@@ -94,6 +92,17 @@ pub struct Given {
     pub noted: bool,
 }
 
+/// The members of a function's group, besides itself, that keep VFIO from opening it: they are with a driver that does DMA. One
+/// look-up a member.
+pub fn strangers(sysfs: &Path, at: PciAddress, members: &[Member]) -> Vec<Member> {
+    let harmless = |member: &Member| match member.driver.as_deref() {
+        None | Some(VFIO) => true,
+        // Or a variant driver of VFIO's.
+        Some(other) => HARMLESS.contains(&other) || sysfs::vfio_node(sysfs, member.at).is_some(),
+    };
+    members.iter().filter(|member| member.at != at && !harmless(member)).cloned().collect()
+}
+
 impl Default for Handover {
     fn default() -> Self {
         Handover::new()
@@ -117,8 +126,7 @@ impl Handover {
     /// [`HandoverError`]. Nothing is changed unless it says so: a step that failed was undone ([`After`]).
     pub fn take(&self, at: PciAddress) -> Result<Taken, HandoverError> {
         let (group, members) = self.check(at)?;
-        let strangers = |member: &Member| member.at != at && !self.harmless(member);
-        if members.iter().any(strangers) {
+        if !strangers(&self.bus.sysfs, at, &members).is_empty() {
             return Err(HandoverError::NotViable { at, group, members });
         }
         self.take_one(at)
@@ -131,7 +139,7 @@ impl Handover {
     pub fn take_group(&self, at: PciAddress) -> Result<Vec<Taken>, HandoverError> {
         let (_, members) = self.check(at)?;
         let mut all: Vec<Taken> = Vec::new();
-        for member in members.iter().filter(|member| self.is_endpoint(member.at)) {
+        for member in members.iter().filter(|member| sysfs::is_endpoint(&self.bus.sysfs, member.at)) {
             match self.take_one(member.at) {
                 Ok(taken) => all.push(taken),
                 Err(error) => {
@@ -301,7 +309,7 @@ impl Handover {
     /// Can it be taken at all? Its group.
     fn check(&self, at: PciAddress) -> Result<(u32, Vec<Member>), HandoverError> {
         self.exists(at)?;
-        if !self.is_endpoint(at) {
+        if !sysfs::is_endpoint(&self.bus.sysfs, at) {
             let class = sysfs::number(&self.bus.sysfs, at, "class").unwrap_or(0);
             let class = u32::try_from(class).unwrap_or(0);
             return Err(HandoverError::NotAnEndpoint { at, class });
@@ -310,22 +318,6 @@ impl Handover {
         match self.bus.sysfs.join("bus/pci/drivers").join(VFIO).is_dir() {
             true => Ok(group),
             false => Err(HandoverError::NoDriver),
-        }
-    }
-
-    fn is_endpoint(&self, at: PciAddress) -> bool {
-        sysfs::number(&self.bus.sysfs, at, "class").is_some_and(|class| class >> 16 != u64::from(BRIDGE))
-    }
-
-    /// May it stay as it is when VFIO has the rest of its group?
-    fn harmless(&self, member: &Member) -> bool {
-        match member.driver.as_deref() {
-            None | Some(VFIO) => true,
-            Some(other) => {
-                HARMLESS.contains(&other)
-                    // A variant driver of VFIO's.
-                    || sysfs::directory(&self.bus.sysfs, member.at).join("vfio-dev").is_dir()
-            }
         }
     }
 
