@@ -14,7 +14,7 @@ use tidegate_core::Fabric;
 use tidegate_p2p::backend::{Backend, BackendError, Function};
 use tidegate_p2p::pci::{PciAddress, sysfs};
 use tidegate_p2p::vfio::Vfio;
-use tidegate_p2p::vfio::handover::{HandoverError, HeldBy, Handover};
+use tidegate_p2p::vfio::handover::{Handover, HandoverError, HeldBy};
 use tidegate_p2p::{Domain, Want};
 
 const EDU: (u16, u16) = (0x1234, 0x11e8);

@@ -148,13 +148,15 @@ pub(crate) fn print(findings: &[Finding], out: &mut impl Write) -> io::Result<()
         }
     }
     let counts = Status::ALL.map(|status| format!("{} {}", count(findings, status), status.word()));
-    writeln!(out, "\n{}; nothing was changed", counts.join(", "))
+    writeln!(out, "\n{}", counts.join(", "))
 }
 
 /// All findings as one document.
 pub(crate) fn print_json(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
-    let summary: serde_json::Map<String, Value> =
-        Status::ALL.iter().map(|status| (status.word().to_owned(), json!(count(findings, *status)))).collect();
+    let summary: serde_json::Map<String, Value> = Status::ALL
+        .iter()
+        .map(|status| (status.word().to_owned(), json!(count(findings, *status))))
+        .collect();
     let findings: Vec<Value> = findings.iter().map(Finding::json).collect();
     let document = json!({ "tidegate": "doctor", "format": 1, "summary": summary, "findings": findings });
     writeln!(out, "{document:#}")
@@ -187,7 +189,7 @@ mod tests {
              \x20        tried: open /dev/iommu\n\
              \x20        why:   it is the way\n\
              \x20        fix:   modprobe iommufd\n\n\
-             1 ok, 0 warning, 1 problem, 0 unknown; nothing was changed\n"
+             1 ok, 0 warning, 1 problem, 0 unknown\n"
         );
     }
 

@@ -12,7 +12,10 @@ use std::process::ExitCode;
 
 /// Looks a machine over for peer-to-peer DMA with the IOMMU on, and hands devices to VFIO and back.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", after_help = "Not sure what is wrong? Start with `tidegate doctor`: it changes nothing.")]
+#[command(
+    name = "tidegate",
+    after_help = "Not sure what is wrong? Start with `tidegate doctor`: it changes nothing."
+)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -56,6 +59,13 @@ pub(crate) fn main() -> ExitCode {
 }
 
 #[cfg(test)]
+#[path = "../../p2p/machines/loader.rs"]
+mod loader;
+#[cfg(test)]
+#[path = "../../p2p/src/testing.rs"]
+mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
@@ -68,7 +78,13 @@ mod tests {
     #[test]
     fn bad_usage_is_exit_code_2_and_help_0() {
         let code = |line: &str| Command::try_parse_from(line.split(' ')).unwrap_err().exit_code();
-        for line in ["tidegate", "tidegate cure", "tidegate vfio take", "tidegate vfio take here", "tidegate doctor -x"] {
+        for line in [
+            "tidegate",
+            "tidegate cure",
+            "tidegate vfio take",
+            "tidegate vfio take here",
+            "tidegate doctor -x",
+        ] {
             assert_eq!(code(line), 2, "{line}");
         }
         for line in ["tidegate --help", "tidegate doctor --help", "tidegate vfio give --help"] {

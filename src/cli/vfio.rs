@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 use tidegate::p2p::PciAddress;
-use tidegate::p2p::vfio::handover::{After, Given, Handover, HandoverError, Step, Taken, Why};
+use tidegate::p2p::vfio::handover::{After, FailedStep, Given, Handover, HandoverError, Taken, Why};
 
 /// After so long without an answer of the kernel's it is said what it waits for.
 const QUIET: Duration = Duration::from_secs(5);
@@ -71,7 +71,8 @@ pub(crate) fn run(
     let handover = Handover::below(&places.sysfs, &places.proc, &places.state);
     match arguments.verb {
         Verb::Take { at, group } => {
-            let what = move || if group { handover.take_group(at) } else { handover.take(at).map(|one| vec![one]) };
+            let what =
+                move || if group { handover.take_group(at) } else { handover.take(at).map(|one| vec![one]) };
             match patiently(at, what) {
                 Ok(all) => all.iter().try_for_each(|one| taken(one, out)).map(|()| Ended::Well),
                 Err(error) => refused("taken", &error, complaints),
@@ -116,7 +117,8 @@ fn taken(taken: &Taken, out: &mut impl Write) -> io::Result<()> {
         Some(driver) => format!("`tidegate vfio give {at}` gives it back to {driver}"),
         None => format!("it had no driver that is known of; `tidegate vfio give {at}` lets it go"),
     };
-    let what = if taken.changed { "is with vfio-pci now" } else { "was with vfio-pci already: nothing was changed" };
+    let what =
+        if taken.changed { "is with vfio-pci now" } else { "was with vfio-pci already: nothing was changed" };
     writeln!(out, "{at} {what} ({node}, IOMMU group {}); {back}", taken.group.0)
 }
 
@@ -146,17 +148,25 @@ fn refused(what: &str, error: &HandoverError, out: &mut impl Write) -> io::Resul
 fn next(error: &HandoverError) -> Option<String> {
     Some(match error {
         HandoverError::NotViable { at, .. } => {
-            format!("`tidegate vfio take --group {at}` takes all of them; or move the card to a slot with a group of its own")
+            format!(
+                "`tidegate vfio take --group {at}` takes all of them; or move the card to a slot with a group of its own"
+            )
         }
         HandoverError::Held { holders, .. } => {
             let numbers: Vec<_> = holders.iter().map(|holder| holder.process.to_string()).collect();
             format!("stop these programs in their own way; if they hang, `kill {}`", numbers.join(" "))
         }
         HandoverError::NotRoot { .. } => "the same with sudo".to_owned(),
-        HandoverError::Step { step: Step::Probe, why: Why::Driver { wanted: Some(driver), .. }, after: After::Undone, .. } => {
-            format!("`modprobe {driver}`, then again; `dmesg | tail` tells why a driver refused")
+        HandoverError::Step { failed, .. } => match &**failed {
+            FailedStep { why: Why::Driver { wanted: Some(driver), .. }, after: After::Undone, .. } => {
+                format!("`modprobe {driver}`, then again; `dmesg | tail` tells why a driver refused")
+            }
+            _ => "`dmesg | tail` tells more".to_owned(),
+        },
+        HandoverError::Rest { taken, .. } => {
+            let commands: Vec<_> = taken.iter().map(|at| format!("tidegate vfio give {at}")).collect();
+            commands.join("; ")
         }
-        HandoverError::Step { .. } | HandoverError::Rest { .. } => "`dmesg | tail` tells more".to_owned(),
         _ => return None,
     })
 }

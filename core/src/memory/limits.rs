@@ -37,9 +37,9 @@ impl Memlock {
     /// errno of reading `limits` or `status`; `InvalidData` where `limits` has no line for locked memory.
     pub fn of(process: &Path) -> io::Result<Memlock> {
         let limits = std::fs::read_to_string(process.join("limits"))?;
-        let soft = limits.lines().find_map(|line| {
-            line.strip_prefix("Max locked memory")?.split_ascii_whitespace().next()
-        });
+        let soft = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max locked memory")?.split_ascii_whitespace().next());
         let limit = match soft {
             Some("unlimited") => Some(u64::MAX),
             other => other.and_then(|bytes| bytes.parse().ok()),
@@ -76,12 +76,7 @@ pub(super) fn kib(field: &str) -> Option<u64> {
 /// The error that says what to write where, if fewer than `needed` huge pages are free below `root` ("/"), on `node` where one
 /// is named; `None`: there are enough. What [`super::MemoryBuilder::build`] asks before it takes some. Reads some five small
 /// files.
-pub fn shortage(
-    root: &Path,
-    size: PageSize,
-    node: Option<NodeId>,
-    needed: u64,
-) -> Option<MemoryError> {
+pub fn shortage(root: &Path, size: PageSize, node: Option<NodeId>, needed: u64) -> Option<MemoryError> {
     let pool = format!("hugepages-{}kB", size.bytes() / 1024);
     let global = format!("sys/kernel/mm/hugepages/{pool}");
     if !root.join(&global).is_dir() {
@@ -204,7 +199,10 @@ mod tests {
         };
         fs::write(root.join("status"), "Name:\tx\nVmLck:\t      12 kB\nVmPin:\t       8 kB\n").unwrap();
         limits("8388608");
-        assert_eq!(Memlock::of(&root).unwrap(), Memlock { limit: 8 << 20, locked: 12 << 10, pinned: 8 << 10 });
+        assert_eq!(
+            Memlock::of(&root).unwrap(),
+            Memlock { limit: 8 << 20, locked: 12 << 10, pinned: 8 << 10 }
+        );
         limits("unlimited");
         assert_eq!(Memlock::of(&root).unwrap().limit, u64::MAX);
         fs::write(root.join("limits"), "Max open files 1 1 files\n").unwrap();

@@ -122,7 +122,8 @@ pub fn resources(sysfs: &Path, at: PciAddress) -> io::Result<Vec<Resource>> {
 /// none. One directory read, and a link for each member.
 pub fn members(sysfs: &Path, at: PciAddress) -> Option<(u32, Vec<Member>)> {
     let number = group(sysfs, at)?;
-    let names = fs::read_dir(directory(sysfs, at).join("iommu_group/devices")).into_iter().flatten().flatten();
+    let names =
+        fs::read_dir(directory(sysfs, at).join("iommu_group/devices")).into_iter().flatten().flatten();
     let mut members: Vec<Member> = names
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .map(|at| Member { at, driver: link(sysfs, at, "driver") })
@@ -141,7 +142,8 @@ pub fn reset_methods(sysfs: &Path, at: PciAddress) -> Vec<ResetMethod> {
 /// The sizes that BAR `bar` can be resized to, in bytes, ascending; empty for one that can't be
 /// (`drivers/pci/pci-sysfs.c` of Linux 7.3: `resourceN_resize` has bit n for 2^n MiB). One file read.
 pub fn bar_sizes(sysfs: &Path, at: PciAddress, bar: u8) -> Vec<u64> {
-    let text = fs::read_to_string(directory(sysfs, at).join(format!("resource{bar}_resize"))).unwrap_or_default();
+    let text =
+        fs::read_to_string(directory(sysfs, at).join(format!("resource{bar}_resize"))).unwrap_or_default();
     let bits = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or(0);
     (0..44).filter(|bit| bits & 1 << bit != 0).map(|bit| 1 << (bit + 20)).collect()
 }

@@ -7,37 +7,65 @@ use tidegate::core::page_size;
 use tidegate::p2p::PciAddress;
 use tidegate::p2p::backend::{BackendError, DeviceProblem, Member, ResetMethod};
 use tidegate::p2p::pci::config::{command, offset};
+use tidegate::p2p::pci::extended::AcsBits;
 use tidegate::p2p::pci::sysfs;
+use tidegate::p2p::route::{AcsState, Topology, TopologyError};
 use tidegate::p2p::vfio::handover::{self, Holder};
 use tidegate::p2p::vfio::try_node;
 
 const VFIO: &str = "vfio-pci";
 
-/// The questions about one function: all of them where it is with VFIO or was `named`, else who has it and its group.
-pub(super) fn device(places: &Places, at: PciAddress, named: bool) -> Vec<Finding> {
+/// What is asked about a function besides who has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// The PCI tree, or why there is none.
+    pub(super) tree: Result<&'a Topology, &'a TopologyError>,
+    /// Does the machine have IOMMU groups at all? Else one finding says so, and not one a device.
+    pub(super) groups: bool,
+    /// The function was asked for by name: everything.
+    pub(super) named: bool,
+}
+
+/// The questions about one function: all of them where it is with VFIO or was named, else who has it and its group.
+pub(super) fn device(places: &Places, at: PciAddress, asked: Asked<'_>) -> Vec<Finding> {
     let sysfs = &places.sysfs;
     let question = |id, tried: &str, why| Question::new(id, tried, why).about(at);
     if !sysfs::directory(sysfs, at).is_dir() {
-        let question = question("device.driver", "look for it in /sys/bus/pci/devices", "there must be a device");
+        let question =
+            question("device.driver", "look for it in /sys/bus/pci/devices", "there must be a device");
         return vec![question.problem("no such PCI function", "echo 1 >/sys/bus/pci/rescan && lspci -D")];
     }
     let node = sysfs::vfio_node(sysfs, at);
     let holders = handover::holders(sysfs, &places.proc, at);
     let with_vfio = node.is_some() || sysfs::link(sysfs, at, "driver").as_deref() == Some(VFIO);
-    let mut all = vec![driver(sysfs, at, node.as_deref(), &holders), group(sysfs, at, with_vfio)];
+    let all_of_it = with_vfio || asked.named;
+    let mut all = vec![driver(sysfs, at, node.as_deref(), &holders)];
+    if asked.groups || all_of_it {
+        all.push(group(sysfs, at, with_vfio));
+    }
     if node.is_some() {
         all.push(permission(at, node.as_deref(), try_node(sysfs, &places.dev, at)));
     }
-    if with_vfio || named {
-        all.extend([decode(sysfs, at, !holders.is_empty()), bars(sysfs, at), reset(sysfs, at)]);
+    if all_of_it {
+        all.extend([
+            decode(sysfs, at, !holders.is_empty()),
+            bars(sysfs, at),
+            acs(asked.tree, at),
+            reset(sysfs, at),
+        ]);
     }
     all
 }
 
 fn driver(sysfs: &Path, at: PciAddress, node: Option<&str>, holders: &[Holder]) -> Finding {
-    let question = Question::new("device.driver", "read its driver", "only devices that are with vfio-pci can be opened").about(at);
+    let question = Question::new(
+        "device.driver",
+        "read its driver",
+        "only devices that are with vfio-pci can be opened",
+    )
+    .about(at);
     let held = match holders {
-        [] => "free".to_owned(),
+        [] => "no process seen that has it open".to_owned(),
         some => format!("open in {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
     match (sysfs::link(sysfs, at, "driver"), node) {
@@ -64,7 +92,8 @@ fn group(sysfs: &Path, at: PciAddress, with_vfio: bool) -> Finding {
         return if with_vfio { question.problem(answered, fix) } else { question.warning(answered, fix) };
     };
     let others: Vec<&Member> = members.iter().filter(|member| member.at != at).collect();
-    let name = |member: &&Member| format!("{} ({})", member.at, member.driver.as_deref().unwrap_or("no driver"));
+    let name =
+        |member: &&Member| format!("{} ({})", member.at, member.driver.as_deref().unwrap_or("no driver"));
     let list = others.iter().map(name).collect::<Vec<_>>().join(", ");
     match (others.as_slice(), handover::strangers(sysfs, at, &members).is_empty()) {
         ([], _) => question.ok(format!("alone in group {group}")),
@@ -93,7 +122,9 @@ fn permission(at: PciAddress, node: Option<&str>, answer: Result<(), BackendErro
         Err(error) => {
             let fix = match &error {
                 BackendError::Device { what: DeviceProblem::NoPermission, .. } => {
-                    format!("groupadd -f vfio && chgrp vfio {node} && chmod 660 {node} && usermod -aG vfio USER")
+                    format!(
+                        "groupadd -f vfio && chgrp vfio {node} && chmod 660 {node} && usermod -aG vfio USER"
+                    )
                 }
                 _ => format!("ls -l {node}; udevadm trigger -c add -s vfio-dev"),
             };
@@ -116,7 +147,9 @@ fn decode(sysfs: &Path, at: PciAddress, held: bool) -> Finding {
     let bytes = match sysfs::config(sysfs, at) {
         Ok(bytes) => bytes,
         Err(error) => {
-            return question.unknown(error.to_string(), format!("lspci -s {at} -x")).errno(error.raw_os_error());
+            return question
+                .unknown(error.to_string(), format!("lspci -s {at} -x"))
+                .errno(error.raw_os_error());
         }
     };
     match (word(&bytes, offset::VENDOR), word(&bytes, offset::COMMAND)) {
@@ -144,7 +177,9 @@ fn bars(sysfs: &Path, at: PciAddress) -> Finding {
     let lines = match sysfs::resources(sysfs, at) {
         Ok(lines) => lines,
         Err(error) => {
-            return question.unknown(error.to_string(), format!("lspci -s {at} -v")).errno(error.raw_os_error());
+            return question
+                .unknown(error.to_string(), format!("lspci -s {at} -v"))
+                .errno(error.raw_os_error());
         }
     };
     let mut found = Vec::new();
@@ -160,7 +195,8 @@ fn bars(sysfs: &Path, at: PciAddress) -> Finding {
             found.push((bar, line.len()));
         }
     }
-    let list = found.iter().map(|(bar, len)| format!("BAR {bar} {}", size(*len))).collect::<Vec<_>>().join(", ");
+    let list =
+        found.iter().map(|(bar, len)| format!("BAR {bar} {}", size(*len))).collect::<Vec<_>>().join(", ");
     let larger = found.iter().find_map(|(bar, len)| {
         let most = *sysfs::bar_sizes(sysfs, at, *bar).last()?;
         (most > *len).then_some((*bar, most))
@@ -176,6 +212,47 @@ fn bars(sysfs: &Path, at: PciAddress) -> Finding {
         (false, None) if found.is_empty() => question.ok("no memory BAR: it can be no target, but write to others"),
         (false, None) => question.ok(format!("{list}: less than a page, so it can be no target, but write to others")),
         (true, None) => question.ok(list),
+    }
+}
+
+fn acs(tree: Result<&Topology, &TopologyError>, at: PciAddress) -> Finding {
+    let question = Question::new(
+        "device.acs",
+        "read ACS of the ports above it",
+        "where a port redirects, requests between devices go up to the IOMMU and are translated; elsewhere they may turn around below it",
+    )
+    .about(at);
+    let tree = match tree {
+        Ok(tree) => tree,
+        Err(error) => return question.unknown(error.to_string(), "mount -t sysfs sysfs /sys"),
+    };
+    let ports: Vec<_> = tree.upward(at).skip(1).filter(|port| port.kind.is_port()).collect();
+    let mut redirects = false;
+    let mut list = Vec::new();
+    for port in &ports {
+        match port.acs {
+            AcsState::Unreadable => {
+                return question.unknown(
+                    format!("the config space of {} ends after 64 bytes for this user", port.at),
+                    format!("sudo tidegate doctor {at}"),
+                );
+            }
+            AcsState::Without => list.push(format!("{} none", port.at)),
+            AcsState::With(acs) => {
+                redirects |= !acs.on.and(AcsBits::REDIRECTS).is_empty();
+                list.push(format!("{} {}", port.at, acs.on));
+            }
+        }
+    }
+    let list = list.join(", ");
+    match (ports.is_empty(), redirects) {
+        (true, _) => question.ok("on a root bus: no port is above it"),
+        (false, true) => {
+            question.ok(format!("{list}: redirected to the IOMMU; `tidegate topo` has the routes"))
+        }
+        (false, false) => {
+            question.ok(format!("{list}: nothing is redirected; `tidegate topo` has the routes"))
+        }
     }
 }
 
@@ -210,17 +287,20 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::testing::{Scratch, scratch};
     use crate::cli::finding::Status;
+    use crate::cli::loader;
+    use crate::cli::testing::{Scratch, scratch};
 
     const AT: &str = "0000:01:00.0";
 
     /// A device with vfio-pci, alone in group 7, with a BAR of 16 MiB that is decoded.
     fn machine() -> Scratch {
         let root = scratch("doctor");
+        root.dir(&format!("sys/devices/pci0000:00/{AT}"));
+        root.link(&format!("sys/bus/pci/devices/{AT}"), &format!("../../../devices/pci0000:00/{AT}"));
         let file = |name: &str| format!("sys/bus/pci/devices/{AT}/{name}");
-        root.link(&file("driver"), "../../drivers/vfio-pci");
-        root.link(&file("iommu_group"), "../../../../kernel/iommu_groups/7");
+        root.link(&file("driver"), "../../../bus/pci/drivers/vfio-pci");
+        root.link(&file("iommu_group"), "../../../kernel/iommu_groups/7");
         root.dir(&format!("sys/kernel/iommu_groups/7/devices/{AT}"));
         root.write(&file("vfio-dev/vfio3/dev"), "1:3\n");
         root.write(&file("class"), "0x010802\n");
@@ -232,7 +312,9 @@ mod tests {
     }
 
     fn found(root: &Scratch, named: bool) -> Vec<Finding> {
-        device(&Places::below(root.path()), AT.parse().unwrap(), named)
+        let tree = Topology::read(&root.path().join("sys"));
+        let asked = Asked { tree: tree.as_ref(), groups: true, named };
+        device(&Places::below(root.path()), AT.parse().unwrap(), asked)
     }
 
     fn one(root: &Scratch, id: &str) -> Finding {
@@ -256,23 +338,30 @@ mod tests {
     #[test]
     fn a_device_that_is_ready_has_no_findings_but_ok() {
         let all = found(&machine(), false);
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
         assert!(all.iter().all(|finding| finding.status == Status::Ok && finding.fix.is_none()), "{all:?}");
     }
 
     #[test]
     fn a_device_that_is_not_there_is_a_problem() {
-        let all = device(&Places::below(machine().path()), "0000:09:00.0".parse().unwrap(), true);
+        let asked = Asked {
+            tree: Err(&TopologyError::Missing { at: AT.parse().unwrap() }),
+            groups: true,
+            named: true,
+        };
+        let all = device(&Places::below(machine().path()), "0000:09:00.0".parse().unwrap(), asked);
         assert_eq!((all.len(), all[0].status), (1, Status::Problem));
     }
 
     #[test]
     fn the_driver_is_named_and_who_has_the_device_open() {
         let root = machine();
-        assert!(one(&root, "device.driver").answered.ends_with("free"));
+        assert!(one(&root, "device.driver").answered.ends_with("no process seen that has it open"));
         root.write("proc/42/comm", "qemu\n");
         root.link("proc/42/fd/5", "/dev/null");
-        assert!(one(&root, "device.driver").answered.ends_with("open in process 42 (qemu) by its VFIO device"));
+        assert!(
+            one(&root, "device.driver").answered.ends_with("open in process 42 (qemu) by its VFIO device")
+        );
         remove(&root, "driver");
         remove(&root, "vfio-dev");
         root.link(&format!("sys/bus/pci/devices/{AT}/driver"), "../../drivers/nvme");
@@ -307,7 +396,12 @@ mod tests {
         assert_eq!((finding.status, finding.errno), (Status::Problem, Some(libc::ENOENT)));
         let at = AT.parse().unwrap();
         let refused = Err(BackendError::Device { at, what: DeviceProblem::NoPermission });
-        assert!(permission(at, Some("vfio3"), refused).fix.unwrap().contains("chgrp vfio /dev/vfio/devices/vfio3"));
+        assert!(
+            permission(at, Some("vfio3"), refused)
+                .fix
+                .unwrap()
+                .contains("chgrp vfio /dev/vfio/devices/vfio3")
+        );
     }
 
     #[test]
@@ -342,6 +436,31 @@ mod tests {
     }
 
     #[test]
+    fn acs_of_the_ports_above_is_told_or_how_to_read_it() {
+        let root = scratch("doctor");
+        let machine = include_str!("../../../p2p/machines/one-switch-acs-on.txt");
+        loader::lay_out(machine, root.path()).unwrap();
+        let tree = |root: &Scratch| Topology::read(root.path());
+        let at = "0000:1a:00.0".parse().unwrap();
+        let on = acs(tree(&root).as_ref(), at);
+        assert_eq!(on.status, Status::Ok);
+        assert!(
+            on.answered.contains("0000:18:01.0 SV|RR|CR|UF") && on.answered.contains("redirected"),
+            "{}",
+            on.answered
+        );
+        // Nobody but root reads more.
+        let port = root.path().join("bus/pci/devices/0000:18:01.0/config");
+        let bytes = std::fs::read(&port).unwrap();
+        std::fs::write(&port, &bytes[..64]).unwrap();
+        let short = acs(tree(&root).as_ref(), at);
+        assert_eq!(short.status, Status::Unknown);
+        assert_eq!(short.fix.as_deref(), Some("sudo tidegate doctor 0000:1a:00.0"));
+        let none = acs(Err(&TopologyError::Missing { at }), at);
+        assert_eq!(none.status, Status::Unknown);
+    }
+
+    #[test]
     fn a_device_without_a_reset_is_a_warning() {
         let root = machine();
         assert_eq!(one(&root, "device.reset").answered, "function-level reset");
@@ -351,6 +470,9 @@ mod tests {
 
     #[test]
     fn sizes_are_whole_units() {
-        assert_eq!((size(256), size(16 << 20), size(3 << 30)), ("256 bytes".into(), "16 MiB".into(), "3 GiB".into()));
+        assert_eq!(
+            (size(256), size(16 << 20), size(3 << 30)),
+            ("256 bytes".into(), "16 MiB".into(), "3 GiB".into())
+        );
     }
 }

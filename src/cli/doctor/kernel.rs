@@ -35,7 +35,7 @@ pub(super) fn iommu(sysfs: &Path) -> Finding {
 pub(super) fn iommufd(dev: &Path) -> [Finding; 3] {
     let opened = Iommufd::open_below(dev);
     let space = opened.as_ref().ok().map(Iommufd::ioas);
-    let mapped = space.as_ref().and_then(|space| space.as_ref().ok()).map(|space| map_a_page(space));
+    let mapped = space.as_ref().and_then(|space| space.as_ref().ok()).map(map_a_page);
     [
         open_iommufd(dev, opened.as_ref().map(drop)),
         ioas(space.as_ref().map(|space| space.as_ref().map(drop))),
@@ -68,8 +68,8 @@ fn open_iommufd(dev: &Path, answer: Result<(), &BackendError>) -> Finding {
                 Some(libc::EACCES | libc::EPERM) => {
                     format!("groupadd -f vfio && chgrp vfio {node} && chmod 660 {node} && usermod -aG vfio USER")
                 }
-                _ => "modprobe iommufd  # if there is no such module: a kernel with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV (Debian's \
-                      have neither)"
+                _ => "modprobe iommufd  # if there is no such module: a kernel with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV (not every distribution's \
+                      has them)"
                     .to_owned(),
             };
             question.problem(error.to_string(), fix).errno(errno(error))
@@ -82,9 +82,12 @@ fn ioas(answer: Option<Result<(), &BackendError>>) -> Finding {
     match answer {
         None => question.unknown("not tried: /dev/iommu can't be opened", "see kernel.iommufd"),
         Some(Ok(())) => question.ok("made, and destroyed again"),
-        Some(Err(error)) => {
-            question.problem(error.to_string(), "ls -l /dev/iommu  # is it the kernel's node (character device 10:N)?").errno(errno(error))
-        }
+        Some(Err(error)) => question
+            .problem(
+                error.to_string(),
+                "ls -l /dev/iommu  # is it the kernel's node (character device 10:N)?",
+            )
+            .errno(errno(error)),
     }
 }
 
@@ -98,9 +101,9 @@ fn map_file(answer: Option<Result<(), BackendError>>) -> Finding {
         None => question.unknown("not tried: no address space could be made", "see kernel.ioas"),
         Some(Ok(())) => question.ok("mapped, and unmapped again"),
         Some(Err(error @ BackendError::Limit(_))) => question.problem(error.to_string(), "see memory.locked"),
-        Some(Err(error)) => {
-            question.problem(error.to_string(), "# a newer kernel: this one has no IOMMU_IOAS_MAP_FILE").errno(errno(&error))
-        }
+        Some(Err(error)) => question
+            .problem(error.to_string(), "# a newer kernel: this one has no IOMMU_IOAS_MAP_FILE")
+            .errno(errno(&error)),
     }
 }
 
@@ -116,7 +119,12 @@ pub(super) fn vfio_pci(sysfs: &Path) -> Finding {
         Ok(_) => question.ok("it is there"),
         Err(error) => {
             let errno = error.raw_os_error();
-            question.problem(answer(&error), "modprobe vfio-pci && echo vfio-pci >/etc/modules-load.d/vfio-pci.conf").errno(errno)
+            question
+                .problem(
+                    answer(&error),
+                    "modprobe vfio-pci && echo vfio-pci >/etc/modules-load.d/vfio-pci.conf",
+                )
+                .errno(errno)
         }
     }
 }
@@ -133,9 +141,8 @@ pub(super) fn device_nodes(sysfs: &Path) -> Finding {
     let without = with_vfio.iter().find(|at| sysfs::vfio_node(sysfs, **at).is_none());
     match (with_vfio.len(), without) {
         (0, _) => question.unknown("no device is with vfio-pci", "tidegate vfio take BDF  # then again"),
-        (_, Some(at)) => {
-            question.problem(format!("{at} has none"), "# a kernel with CONFIG_VFIO_DEVICE_CDEV, or: modprobe vfio")
-        }
+        (_, Some(at)) => question
+            .problem(format!("{at} has none"), "# a kernel with CONFIG_VFIO_DEVICE_CDEV, or: modprobe vfio"),
         (all, None) => question.ok(format!("{all} of {all} have one")),
     }
 }
@@ -165,7 +172,9 @@ pub(super) fn dma_buf(at: Option<PciAddress>, answer: Option<Result<(), BackendE
         Some(Err(error)) => {
             let fix = match errno(&error) {
                 Some(libc::ENOTTY) => "# a kernel with CONFIG_VFIO_PCI_DMABUF and CONFIG_PCI_P2PDMA",
-                Some(libc::EOPNOTSUPP) => "tidegate vfio take BDF  # vfio-pci itself can; the variant driver that has it can't",
+                Some(libc::EOPNOTSUPP) => {
+                    "tidegate vfio take BDF  # vfio-pci itself can; the variant driver that has it can't"
+                }
                 _ => "tidegate vfio take BDF  # then stop what has it open, and again",
             };
             question.problem(error.to_string(), fix).errno(errno(&error))
@@ -196,8 +205,8 @@ fn answer(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::testing::scratch;
     use crate::cli::finding::Status;
+    use crate::cli::testing::scratch;
 
     fn refused(errno: i32) -> BackendError {
         BackendError::Os { op: "a call", errno }
@@ -229,7 +238,10 @@ mod tests {
         // Something else with that name.
         dev.file("iommu");
         let [open, space, map] = iommufd(dev.path());
-        assert_eq!((open.status, space.status, space.errno), (Status::Ok, Status::Problem, Some(libc::ENOTTY)));
+        assert_eq!(
+            (open.status, space.status, space.errno),
+            (Status::Ok, Status::Problem, Some(libc::ENOTTY))
+        );
         assert_eq!(map.status, Status::Unknown);
     }
 

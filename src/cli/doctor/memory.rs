@@ -19,7 +19,11 @@ pub(super) fn locked(bytes: u64, answer: Result<(), MemoryError>, process: &Path
     );
     let now = match Memlock::of(process) {
         Ok(Memlock { limit: u64::MAX, .. }) => "no limit".to_owned(),
-        Ok(now) => format!("the limit is {} KiB, {} KiB are in use", now.limit >> 10, now.locked.max(now.pinned) >> 10),
+        Ok(now) => format!(
+            "the limit is {} KiB, {} KiB are in use",
+            now.limit >> 10,
+            now.locked.max(now.pinned) >> 10
+        ),
         Err(error) => format!("{}: {error}", process.join("limits").display()),
     };
     match answer {
@@ -34,7 +38,10 @@ pub(super) fn locked(bytes: u64, answer: Result<(), MemoryError>, process: &Path
             question.problem(error.to_string(), fix).errno(libc::ENOMEM)
         }
         Err(MemoryError::Os { op, errno }) => {
-            let finding = question.problem(format!("{op}: {}; {now}", crate::cli::finding::os(errno)), "free -m  # is there so much memory?");
+            let finding = question.problem(
+                format!("{op}: {}; {now}", crate::cli::finding::os(errno)),
+                "free -m  # is there so much memory?",
+            );
             finding.errno(errno)
         }
         Err(error) => question.problem(format!("{error}; {now}"), "free -m  # is there so much memory?"),
@@ -53,7 +60,9 @@ pub(super) fn huge(root: &Path, bytes: u64) -> [Finding; 2] {
         None => question.ok(format!("{pages} are free")),
         Some(error @ MemoryError::HugePages { .. }) => {
             let MemoryError::HugePages { write, file, .. } = &error else { unreachable!("matched above") };
-            let fix = format!("echo {write} >{file} && cat {file}  # fewer than asked for: memory is fragmented, so at boot: hugepages={write}");
+            let fix = format!(
+                "echo {write} >{file} && cat {file}  # fewer than asked for: memory is fragmented, so at boot: hugepages={write}"
+            );
             question.warning(error.to_string(), fix)
         }
         Some(error) => question.warning(error.to_string(), "# a kernel with CONFIG_HUGETLBFS"),
@@ -66,7 +75,9 @@ pub(super) fn huge(root: &Path, bytes: u64) -> [Finding; 2] {
     );
     let fix = "echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     let transparent = match shared_huge_policy(root).as_deref() {
-        Some(word @ ("never" | "deny")) if !enough => question.warning(format!("{word}, and too few huge pages are reserved"), fix),
+        Some(word @ ("never" | "deny")) if !enough => {
+            question.warning(format!("{word}, and too few huge pages are reserved"), fix)
+        }
         Some(word) => question.ok(word),
         None if enough => question.ok("the kernel has none; reserved ones are there"),
         None => question.warning("the kernel has none", "# see memory.huge_pages"),
@@ -77,8 +88,8 @@ pub(super) fn huge(root: &Path, bytes: u64) -> [Finding; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::testing::{Scratch, scratch};
     use crate::cli::finding::Status;
+    use crate::cli::testing::{Scratch, scratch};
 
     fn machine() -> Scratch {
         let root = scratch("doctor");
@@ -112,11 +123,20 @@ mod tests {
         root.write(&format!("{pool}/free_hugepages"), "2\n");
         root.write("sys/kernel/mm/transparent_hugepage/shmem_enabled", "always advise [never]\n");
         let [reserved, transparent] = huge(root.path(), 8 << 20);
-        assert!(reserved.fix.unwrap().starts_with("echo 5 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"));
+        assert!(
+            reserved
+                .fix
+                .unwrap()
+                .starts_with("echo 5 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+        );
         assert_eq!(transparent.status, Status::Warning);
         root.write(&format!("{pool}/free_hugepages"), "4\n");
         let [reserved, transparent] = huge(root.path(), 8 << 20);
-        assert_eq!((reserved.status, transparent.status), (Status::Ok, Status::Ok), "the second choice is not needed");
+        assert_eq!(
+            (reserved.status, transparent.status),
+            (Status::Ok, Status::Ok),
+            "the second choice is not needed"
+        );
         root.write(&format!("{pool}/free_hugepages"), "0\n");
         root.write("sys/kernel/mm/transparent_hugepage/shmem_enabled", "always [advise] never\n");
         assert_eq!(huge(root.path(), 8 << 20)[1].status, Status::Ok);

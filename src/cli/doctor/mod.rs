@@ -8,13 +8,14 @@ mod kernel;
 mod memory;
 mod rings;
 
+use super::Ended;
 use super::finding::{Finding, Status, count, print, print_json};
 use super::places::Places;
-use super::Ended;
 use clap::Args;
 use std::io::{self, Write};
 use tidegate::p2p::PciAddress;
 use tidegate::p2p::pci::sysfs;
+use tidegate::p2p::route::Topology;
 
 /// Looks the machine over: kernel features, devices, groups, memory, permissions.
 ///
@@ -46,7 +47,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, places: &Places, out: &mut impl Write) -> io::Result<Ended> {
     let findings = examine(arguments, places);
-    if arguments.json { print_json(&findings, out)? } else { print(&findings, out)? }
+    if arguments.json {
+        print_json(&findings, out)?;
+    } else {
+        print(&findings, out)?;
+        match arguments.open {
+            Some(at) => writeln!(out, "{at} was opened, which resets it; nothing else was changed")?,
+            None => writeln!(out, "nothing was changed")?,
+        }
+    }
     Ok(if count(&findings, Status::Problem) == 0 { Ended::Well } else { Ended::Badly })
 }
 
@@ -64,8 +73,11 @@ fn examine(arguments: &Arguments, places: &Places) -> Vec<Finding> {
     all.extend(memory::huge(&places.root, bytes));
     let named = !arguments.devices.is_empty();
     let devices = if named { arguments.devices.clone() } else { endpoints(places) };
+    let tree = Topology::read(&places.sysfs);
+    let groups = all.iter().any(|finding| finding.id == "kernel.iommu" && finding.status == Status::Ok);
+    let asked = devices::Asked { tree: tree.as_ref(), groups, named };
     for at in devices {
-        all.extend(devices::device(places, at, named));
+        all.extend(devices::device(places, at, asked));
     }
     all
 }
@@ -76,10 +88,6 @@ fn endpoints(places: &Places) -> Vec<PciAddress> {
     all.retain(|at| sysfs::is_endpoint(&places.sysfs, *at));
     all
 }
-
-#[cfg(test)]
-#[path = "../../../p2p/src/testing.rs"]
-mod testing;
 
 #[cfg(test)]
 mod tests;

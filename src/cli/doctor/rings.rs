@@ -31,7 +31,8 @@ fn register_a_page(ring: &Uring) -> Result<(), UringError> {
 
 /// With a file of one page that is gone when the process is.
 fn try_iopoll(directory: &Path) -> Result<bool, UringError> {
-    let refused = |op| move |error: io::Error| UringError::Os { op, errno: error.raw_os_error().unwrap_or(libc::EIO) };
+    let refused =
+        |op| move |error: io::Error| UringError::Os { op, errno: error.raw_os_error().unwrap_or(libc::EIO) };
     let file = temporary(directory).map_err(refused("open with O_DIRECT"))?;
     Uring::builder().file(file).iopoll().build().map(|ring| ring.features().iopoll)
 }
@@ -57,13 +58,17 @@ fn setup(answer: Result<(), UringError>) -> Finding {
         Ok(()) => question.ok("a ring was made, and closed again"),
         Err(error) => {
             let (fix, errno) = match &error {
-                UringError::Disabled { errno, sysctl: Some(1..) } => {
-                    ("sysctl -w kernel.io_uring_disabled=0 && echo kernel.io_uring_disabled=0 >/etc/sysctl.d/io_uring.conf", Some(*errno))
+                UringError::Disabled { errno, sysctl: Some(1..) } => (
+                    "sysctl -w kernel.io_uring_disabled=0 && echo kernel.io_uring_disabled=0 >/etc/sysctl.d/io_uring.conf",
+                    Some(*errno),
+                ),
+                UringError::Disabled { errno, .. } => (
+                    "# a seccomp filter that allows io_uring_setup, io_uring_enter, io_uring_register; or a kernel with CONFIG_IO_URING",
+                    Some(*errno),
+                ),
+                UringError::Os { errno, .. } => {
+                    ("ulimit -l; ulimit -n  # is a limit in the way?", Some(*errno))
                 }
-                UringError::Disabled { errno, .. } => {
-                    ("# a seccomp filter that allows io_uring_setup, io_uring_enter, io_uring_register; or a kernel with CONFIG_IO_URING", Some(*errno))
-                }
-                UringError::Os { errno, .. } => ("ulimit -l; ulimit -n  # is a limit in the way?", Some(*errno)),
                 _ => ("# a newer kernel", None),
             };
             question.warning(error.to_string(), fix).errno(errno)
@@ -83,7 +88,9 @@ fn registered(answer: Option<Result<(), UringError>>) -> Finding {
         Some(Err(error)) => {
             let (fix, errno) = match &error {
                 UringError::Memlock { .. } => ("see memory.locked", Some(libc::ENOMEM)),
-                UringError::Os { errno, .. } => ("# a seccomp filter that allows io_uring_register", Some(*errno)),
+                UringError::Os { errno, .. } => {
+                    ("# a seccomp filter that allows io_uring_register", Some(*errno))
+                }
                 _ => ("# a newer kernel", None),
             };
             question.warning(error.to_string(), fix).errno(errno)
@@ -100,7 +107,10 @@ fn polled_submission(answer: Option<Result<bool, UringError>>) -> Finding {
     match answer {
         None => question.unknown("not tried: there is no ring", "see io_uring.setup"),
         Some(Ok(true)) => question.ok("given"),
-        Some(Ok(false)) => question.warning("refused; the engine does without", "setcap cap_sys_nice+ep PROGRAM  # before Linux 5.13; else a newer kernel"),
+        Some(Ok(false)) => question.warning(
+            "refused; the engine does without",
+            "setcap cap_sys_nice+ep PROGRAM  # before Linux 5.13; else a newer kernel",
+        ),
         Some(Err(error)) => question.warning(error.to_string(), "see io_uring.setup"),
     }
 }
@@ -116,8 +126,12 @@ fn polled_completion(directory: &Path, answer: Option<Result<bool, UringError>>)
     match answer {
         None => question.unknown("not tried: there is no ring", "see io_uring.setup"),
         Some(Ok(true)) => question.ok("read"),
-        Some(Ok(false)) => question.unknown("not served by this file system or its disk; others were not tried", fix),
-        Some(Err(UringError::Os { op, errno })) => question.unknown(format!("{op}: {}", os(errno)), fix).errno(errno),
+        Some(Ok(false)) => {
+            question.unknown("not served by this file system or its disk; others were not tried", fix)
+        }
+        Some(Err(UringError::Os { op, errno })) => {
+            question.unknown(format!("{op}: {}", os(errno)), fix).errno(errno)
+        }
         Some(Err(error)) => question.unknown(error.to_string(), fix),
     }
 }
@@ -163,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_file_that_polling_is_tried_with_is_gone_afterwards() {
-        let root = crate::cli::doctor::testing::scratch("doctor");
+        let root = crate::cli::testing::scratch("doctor");
         let _tried = temporary(root.path());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }

@@ -87,7 +87,12 @@ impl Bus {
     }
 
     /// Puts it where it was: this driver, this override.
-    pub(super) fn restore(&self, at: PciAddress, driver: Option<&str>, only: Option<&str>) -> Result<(), Failed> {
+    pub(super) fn restore(
+        &self,
+        at: PciAddress,
+        driver: Option<&str>,
+        only: Option<&str>,
+    ) -> Result<(), Failed> {
         if self.driver(at).as_deref() != driver {
             self.unbind(at)?;
             if let Some(driver) = driver {

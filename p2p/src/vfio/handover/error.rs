@@ -106,16 +106,12 @@ pub enum HandoverError {
         errno: i32,
     },
     /// A step failed.
-    #[error("{at}: {step}: {why}; {after}")]
+    #[error("{at}: {failed}")]
     Step {
         /// The function.
         at: PciAddress,
-        /// Which.
-        step: Step,
-        /// How.
-        why: Why,
-        /// What became of the steps before it.
-        after: After,
+        /// Which, how, and what became of those before it.
+        failed: Box<FailedStep>,
     },
     /// A function of a group was not taken, and some that were taken before it could not be given back.
     #[error("{error}; still with vfio-pci: {}", addresses(.taken))]
@@ -125,6 +121,24 @@ pub enum HandoverError {
         /// Functions that stayed with vfio-pci.
         taken: Vec<PciAddress>,
     },
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Which.
+    pub step: Step,
+    /// How.
+    pub why: Why,
+    /// What became of the steps before it.
+    pub after: After,
+}
+
+impl fmt::Display for FailedStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FailedStep { step, why, after } = self;
+        write!(f, "{step}: {why}; {after}")
+    }
 }
 
 /// What a handover writes, in the order in which it does.

@@ -39,7 +39,7 @@ mod uses;
 #[cfg(test)]
 mod tests;
 
-pub use error::{After, HandoverError, Step, Why};
+pub use error::{After, FailedStep, HandoverError, Step, Why};
 pub use holder::{HeldBy, Holder, holders};
 
 use crate::backend::Member;
@@ -223,7 +223,13 @@ impl Handover {
         let note = self.notes.read(at)?.filter(|note| note.id == id);
         if driver.as_deref() == Some(VFIO) {
             let old = note.and_then(|note| note.driver);
-            return Ok(Taken { at, changed: false, driver: old, node: sysfs::vfio_node(&self.bus.sysfs, at), group: self.group(at)? });
+            return Ok(Taken {
+                at,
+                changed: false,
+                driver: old,
+                node: sysfs::vfio_node(&self.bus.sysfs, at),
+                group: self.group(at)?,
+            });
         }
         self.is_free(at)?;
         let uses = uses::uses(&self.bus.sysfs, &self.proc, at);
@@ -279,7 +285,7 @@ impl Handover {
             Ok(()) => After::Undone,
             Err((step, why)) => After::Left { driver: self.bus.driver(at), step, why },
         };
-        HandoverError::Step { at, step, why, after }
+        HandoverError::Step { at, failed: FailedStep { step, why, after }.into() }
     }
 
     fn forget(&self, at: PciAddress) -> Result<(), HandoverError> {
@@ -331,5 +337,4 @@ impl Handover {
         let word = |name| fs::read_to_string(directory.join(name)).unwrap_or_default().trim().to_owned();
         format!("{}:{}", word("vendor"), word("device"))
     }
-
 }

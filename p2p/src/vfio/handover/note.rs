@@ -204,9 +204,6 @@ mod tests {
         assert!(notes.lock(at()).is_ok());
         root.write("elsewhere", HEAD);
         root.link("0000:01:00.0", "elsewhere");
-        assert_eq!(
-            notes.read(at()),
-            Err(HandoverError::Os { file: notes.file(at()), errno: libc::ELOOP })
-        );
+        assert_eq!(notes.read(at()), Err(HandoverError::Os { file: notes.file(at()), errno: libc::ELOOP }));
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn uses(sysfs: &Path, proc: &Path, at: PciAddress) -> Vec<String> {
     for (name, path) in of_class(sysfs, "block", &device) {
         let number = read(path.join("dev"));
         let node = format!("/dev/{name}");
-        for mount in mounts.lines().filter_map(|line| Mount::parse(line)) {
+        for mount in mounts.lines().filter_map(Mount::parse) {
             if mount.number == number.trim() || mount.source == node {
                 all.push(format!("{node} is mounted on {0} (umount {0})", mount.on));
             }
@@ -126,7 +126,11 @@ mod tests {
         root.write("proc/self/mountinfo", "25 22 259:2 / /home rw,nosuid shared:2 - ext4 /dev/root rw\n");
         assert_eq!(of(&root, AT), ["/dev/nvme0n1p2 is mounted on /home (umount /home)"]);
         root.write("proc/self/mountinfo", "25 22 0:31 /sub /data rw - btrfs /dev/nvme0n1 rw\n");
-        assert_eq!(of(&root, AT), ["/dev/nvme0n1 is mounted on /data (umount /data)"], "btrfs has a number of its own");
+        assert_eq!(
+            of(&root, AT),
+            ["/dev/nvme0n1 is mounted on /data (umount /data)"],
+            "btrfs has a number of its own"
+        );
         root.write("proc/self/mountinfo", "");
         root.write("proc/swaps", "Filename\n/dev/nvme0n1p2 partition 1 0 -2\n");
         assert_eq!(of(&root, AT), ["/dev/nvme0n1p2 is swap (swapoff /dev/nvme0n1p2)"]);
