@@ -6,7 +6,7 @@
 mod guest;
 
 use guest::guest;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -130,7 +130,7 @@ fn a_child_that_holds_a_function() {
     let at = at.to_str().unwrap().parse().unwrap();
     let function = Vfio::new().unwrap().open(at).unwrap();
     let _bar = function.map_bar(0);
-    println!("holding {}", function.address());
+    writeln!(std::io::stdout(), "holding {}", function.address()).unwrap();
     loop {
         std::thread::park();
     }

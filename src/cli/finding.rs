@@ -140,6 +140,18 @@ pub(crate) fn os(errno: i32) -> String {
     io::Error::from_raw_os_error(errno).to_string()
 }
 
+/// `16 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut left = bytes;
+    while left >= 1024 && left % 1024 == 0 && unit + 1 < units.len() {
+        left /= 1024;
+        unit += 1;
+    }
+    format!("{left} {}", units.get(unit).copied().unwrap_or_default())
+}
+
 /// All findings as text: what is well first, the worst last, where it is seen.
 pub(crate) fn print(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     for status in [Status::Ok, Status::Unknown, Status::Warning, Status::Problem] {
@@ -202,5 +214,13 @@ mod tests {
         assert_eq!(document["findings"][0]["errno"], 2);
         assert_eq!(document["findings"][1]["device"], "0000:01:00.0");
         assert_eq!(document["findings"][1]["fix"], Value::Null);
+    }
+
+    #[test]
+    fn sizes_are_whole_units() {
+        assert_eq!(
+            (size(256), size(16 << 20), size(3 << 30)),
+            ("256 bytes".into(), "16 MiB".into(), "3 GiB".into())
+        );
     }
 }

@@ -3,6 +3,7 @@
 mod doctor;
 mod finding;
 mod places;
+mod topo;
 mod vfio;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Doctor(doctor::Arguments),
+    Topo(topo::Arguments),
     Vfio(vfio::Arguments),
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let ended = match command.verb {
         Verb::Doctor(arguments) => doctor::run(&arguments, &Places::here(), &mut out),
+        Verb::Topo(arguments) => topo::run(&arguments, &Places::here(), &mut out, &mut io::stderr()),
         Verb::Vfio(arguments) => vfio::run(&arguments, &Places::here(), &mut out, &mut io::stderr()),
     };
     match ended.and_then(|ended| out.flush().map(|()| ended)) {
@@ -102,7 +105,7 @@ mod tests {
             }
             at.render_long_help().to_string()
         };
-        for path in [&["doctor"][..], &["vfio", "take"], &["vfio", "give"]] {
+        for path in [&["doctor"][..], &["topo"], &["vfio", "take"], &["vfio", "give"]] {
             let help = help(&mut command, path);
             assert!(help.contains("Changes") && help.contains("Next"), "{path:?}: {help}");
         }

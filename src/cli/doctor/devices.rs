@@ -1,6 +1,6 @@
 //! Devices: who drives them, who shares their group, what of them can be a target.
 
-use crate::cli::finding::{Finding, Question, errno};
+use crate::cli::finding::{Finding, Question, errno, size};
 use crate::cli::places::Places;
 use std::path::Path;
 use tidegate::core::page_size;
@@ -272,18 +272,6 @@ fn reset(sysfs: &Path, at: PciAddress) -> Finding {
     }
 }
 
-/// `16 MiB`.
-fn size(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut left = bytes;
-    while left >= 1024 && left % 1024 == 0 && unit + 1 < units.len() {
-        left /= 1024;
-        unit += 1;
-    }
-    format!("{left} {}", units.get(unit).copied().unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,13 +454,5 @@ mod tests {
         assert_eq!(one(&root, "device.reset").answered, "function-level reset");
         remove(&root, "reset_method");
         assert_eq!(one(&root, "device.reset").status, Status::Warning);
-    }
-
-    #[test]
-    fn sizes_are_whole_units() {
-        assert_eq!(
-            (size(256), size(16 << 20), size(3 << 30)),
-            ("256 bytes".into(), "16 MiB".into(), "3 GiB".into())
-        );
     }
 }
