@@ -28,7 +28,7 @@ enum Verb {
     /// one fails, those before it are undone. Running it again changes nothing.
     ///
     /// Refused, with the reason and without changing anything: bridges; devices without an IOMMU group; devices that this machine
-    /// uses (a mounted file system, swap, a network interface that is up); devices that share their group with others that are
+    /// uses (a mounted file system, swap, virtual functions, a network interface that is up); devices that share their group with others that are
     /// with a driver of the host (see --group).
     ///
     /// Changes: the driver of the device, its driver_override, a note in /run/tidegate/vfio. A reboot undoes all of it.
@@ -169,4 +169,103 @@ fn next(error: &HandoverError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::{Scratch, scratch};
+    use tidegate::p2p::backend::Member;
+    use tidegate::p2p::vfio::handover::{HeldBy, Holder, Step};
+
+    fn at() -> PciAddress {
+        "0000:01:00.0".parse().unwrap()
+    }
+
+    fn said(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn complaint(error: HandoverError) -> String {
+        said(|out| refused("taken", &error, out).map(|ended| assert_eq!(ended, Ended::Badly)))
+    }
+
+    #[test]
+    fn what_was_taken_says_its_node_and_the_way_back() {
+        let member = Member { at: at(), driver: Some("vfio-pci".into()) };
+        let one = Taken {
+            at: at(),
+            changed: true,
+            driver: Some("nvme".into()),
+            node: Some("vfio3".into()),
+            group: (7, vec![member]),
+        };
+        assert_eq!(
+            said(|out| taken(&one, out)),
+            "0000:01:00.0 is with vfio-pci now (/dev/vfio/devices/vfio3, IOMMU group 7); `tidegate vfio give 0000:01:00.0` gives it \
+             back to nvme\n"
+        );
+        let again = Taken { changed: false, driver: None, node: None, ..one };
+        let again = said(|out| taken(&again, out));
+        assert!(
+            again.contains("nothing was changed") && again.contains("CONFIG_VFIO_DEVICE_CDEV"),
+            "{again}"
+        );
+    }
+
+    #[test]
+    fn what_was_given_says_who_has_it_and_how_that_was_chosen() {
+        let one = Given { at: at(), changed: true, driver: Some("nvme".into()), noted: true };
+        assert_eq!(said(|out| given(&one, out)), "0000:01:00.0 is with nvme: as before it was taken\n");
+        let one = Given { driver: None, noted: false, ..one };
+        assert!(said(|out| given(&one, out)).contains("with no driver: no note"));
+        let one = Given { changed: false, ..one };
+        assert!(said(|out| given(&one, out)).contains("nothing was changed"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let held = Holder { process: 42, name: "qemu".into(), by: HeldBy::Device };
+        let step = |why| FailedStep { step: Step::Probe, why, after: After::Undone }.into();
+        let gone = Why::Driver { wanted: Some("nvme".into()), found: None };
+        for (error, next) in [
+            (
+                HandoverError::NotViable { at: at(), group: 7, members: vec![] },
+                "tidegate vfio take --group 0000:01:00.0",
+            ),
+            (HandoverError::Held { at: at(), holders: vec![held] }, "kill 42"),
+            (HandoverError::NotRoot { file: "/run/tidegate".into() }, "sudo"),
+            (HandoverError::Step { at: at(), failed: step(gone) }, "modprobe nvme"),
+            (HandoverError::Step { at: at(), failed: step(Why::Errno(libc::EIO)) }, "dmesg | tail"),
+            (
+                HandoverError::Rest { error: HandoverError::NoDriver.into(), taken: vec![at()] },
+                "tidegate vfio give 0000:01:00.0",
+            ),
+            (HandoverError::NoIommu { at: at() }, "intel_iommu=on"),
+            (HandoverError::NoDriver, "modprobe vfio-pci"),
+        ] {
+            let text = complaint(error);
+            assert!(text.starts_with("not taken: ") && text.contains(next), "{text}");
+        }
+    }
+
+    fn run_in(root: &Scratch, verb: Verb) -> (Ended, String, String) {
+        let (mut out, mut complaints) = (Vec::new(), Vec::new());
+        let ended = run(&Arguments { verb }, &Places::below(root.path()), &mut out, &mut complaints).unwrap();
+        (ended, String::from_utf8(out).unwrap(), String::from_utf8(complaints).unwrap())
+    }
+
+    #[test]
+    fn refusals_go_to_stderr_and_answers_to_stdout() {
+        let root = scratch("vfio");
+        let (ended, out, complaints) = run_in(&root, Verb::Take { at: at(), group: false });
+        assert_eq!((ended, out.as_str()), (Ended::Badly, ""));
+        assert!(complaints.contains("no such PCI function"), "{complaints}");
+        root.link("sys/bus/pci/devices/0000:01:00.0/driver", "../../drivers/nvme");
+        let (ended, out, complaints) = run_in(&root, Verb::Give { at: at() });
+        assert_eq!((ended, complaints.as_str()), (Ended::Well, ""));
+        assert_eq!(out, "0000:01:00.0 is with nvme: it was not taken: nothing was changed\n");
+    }
 }

@@ -28,7 +28,7 @@
 //! way that no signal ends, until then. So both are asked first. `give` refuses while a process has the function open
 //! ([`holders`]); a TDI that is bound, an import of one of its BARs and DMA under way all live in such a process, and end with it.
 //! It also refuses while the kernel's own TSM has a TDI bound. `take` refuses while the function carries a mounted file system,
-//! swap, a volume, or a network interface that is up.
+//! swap, a volume, virtual functions, or a network interface that is up.
 
 mod bus;
 mod error;

@@ -25,6 +25,11 @@ pub(super) fn uses(sysfs: &Path, proc: &Path, at: PciAddress) -> Vec<String> {
             all.push(format!("{node} is part of /dev/{holder} (lsblk {node} shows what that is)"));
         }
     }
+    let functions = read(device.join("sriov_numvfs"));
+    if let Some(count) = functions.trim().parse::<u16>().ok().filter(|count| *count > 0) {
+        let file = format!("/sys/bus/pci/devices/{at}/sriov_numvfs");
+        all.push(format!("it has {count} virtual functions, which would go with it (echo 0 >{file})"));
+    }
     for (name, path) in of_class(sysfs, "net", &device) {
         let flags = read(path.join("flags"));
         let flags = flags.trim().strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
@@ -111,7 +116,6 @@ mod tests {
     }
 
     fn of(root: &Scratch, at: &str) -> Vec<String> {
-        // The links of a made-up tree start at its root.
         uses(&root.path().join("sys"), &root.path().join("proc"), at.parse().unwrap())
     }
 
@@ -157,5 +161,15 @@ mod tests {
         assert_eq!(of(&root, "0000:01:00.1"), ["eth0 is up (ip link set eth0 down)"]);
         root.write("sys/devices/pci0000:00/0000:01:00.1/net/eth0/flags", "0x1002\n");
         assert_eq!(of(&root, "0000:01:00.1"), [""; 0]);
+    }
+
+    #[test]
+    fn virtual_functions_count_since_they_go_with_their_physical_one() {
+        let root = machine();
+        let file = format!("sys/devices/pci0000:00/{AT}/sriov_numvfs");
+        root.write(&file, "0\n");
+        assert_eq!(of(&root, AT), [""; 0]);
+        root.write(&file, "4\n");
+        assert!(of(&root, AT)[0].starts_with("it has 4 virtual functions"));
     }
 }
