@@ -268,7 +268,10 @@ fn reset(sysfs: &Path, at: PciAddress) -> Finding {
         Some(ResetMethod::Pm) => question.ok("by its power state"),
         Some(ResetMethod::Bus) => question.ok("by its bus: not alone, if others are on it"),
         Some(_) => question.ok("in a way of its own"),
-        None => question.warning("none", format!("cat /sys/bus/pci/devices/{at}/reset_method  # empty: the device has none, and nothing changes that")),
+        None => question.warning(
+            "none",
+            "# nothing gives it one; of two devices take the one that has a reset as the initiator",
+        ),
     }
 }
 

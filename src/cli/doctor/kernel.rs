@@ -10,18 +10,28 @@ use tidegate::p2p::PciAddress;
 use tidegate::p2p::backend::{Backend, BackendError, Rights, Space};
 use tidegate::p2p::iommufd::Iommufd;
 use tidegate::p2p::pci::sysfs;
+use tidegate::p2p::route::Cpu;
 use tidegate::p2p::vfio::Vfio;
 
 /// Is an IOMMU on? Then devices are in groups.
-pub(super) fn iommu(sysfs: &Path) -> Finding {
+pub(super) fn iommu(sysfs: &Path, cpu: Cpu) -> Finding {
     let directory = sysfs.join("kernel/iommu_groups");
     let question = Question::new(
         "kernel.iommu",
         format!("list {}", directory.display()),
         "without an IOMMU a device's DMA can't be contained, so a revoke stops nothing; VFIO opens no device",
     );
-    let fix = "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on /' /etc/default/grub && update-grub && reboot  # AMD: amd_iommu=on; \
-               and switch on VT-d or AMD-Vi in the firmware";
+    let fix = match cpu {
+        Cpu::Intel(_) => {
+            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on /' /etc/default/grub && update-grub && reboot  # and VT-d on in the firmware"
+        }
+        Cpu::Amd(_) => {
+            "dmesg | grep -i AMD-Vi  # the kernel uses it by itself: switch it on in the firmware (IOMMU, AMD-Vi)"
+        }
+        _ => {
+            "dmesg | grep -i iommu  # switch it on in the firmware; in a virtual machine: give it a virtual IOMMU"
+        }
+    };
     match fs::read_dir(&directory) {
         Ok(entries) => match entries.count() {
             0 => question.problem("no IOMMU groups: the IOMMU is off", fix),
@@ -219,13 +229,15 @@ mod tests {
     #[test]
     fn the_iommu_is_on_where_there_are_groups() {
         let root = scratch("doctor");
-        let absent = iommu(root.path());
+        let iommu = |cpu| super::iommu(root.path(), cpu);
+        let absent = iommu(Cpu::Intel(6));
         assert_eq!((absent.status, absent.errno), (Status::Problem, Some(libc::ENOENT)));
         root.dir("kernel/iommu_groups");
-        assert_eq!(iommu(root.path()).status, Status::Problem);
-        assert!(fix(&iommu(root.path())).contains("intel_iommu=on"));
+        assert_eq!(iommu(Cpu::Unknown).status, Status::Problem);
+        assert!(fix(&iommu(Cpu::Intel(6))).contains("intel_iommu=on"));
+        assert!(fix(&iommu(Cpu::Amd(0x19))).contains("AMD-Vi"));
         root.dir("kernel/iommu_groups/7");
-        assert_eq!(iommu(root.path()).status, Status::Ok);
+        assert_eq!(iommu(Cpu::Intel(6)).status, Status::Ok);
     }
 
     #[test]

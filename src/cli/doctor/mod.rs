@@ -62,7 +62,9 @@ pub(crate) fn run(arguments: &Arguments, places: &Places, out: &mut impl Write) 
 /// All questions, in the order in which one would want to fix them.
 fn examine(arguments: &Arguments, places: &Places) -> Vec<Finding> {
     let bytes = arguments.memory << 20;
-    let mut all = vec![kernel::iommu(&places.sysfs)];
+    let tree = Topology::read(&places.sysfs);
+    let cpu = tree.as_ref().map(Topology::cpu).unwrap_or_default();
+    let mut all = vec![kernel::iommu(&places.sysfs, cpu)];
     all.extend(kernel::iommufd(&places.dev));
     all.push(kernel::vfio_pci(&places.sysfs));
     all.push(kernel::device_nodes(&places.sysfs));
@@ -73,7 +75,6 @@ fn examine(arguments: &Arguments, places: &Places) -> Vec<Finding> {
     all.extend(memory::huge(&places.root, bytes));
     let named = !arguments.devices.is_empty();
     let devices = if named { arguments.devices.clone() } else { endpoints(places) };
-    let tree = Topology::read(&places.sysfs);
     let groups = all.iter().any(|finding| finding.id == "kernel.iommu" && finding.status == Status::Ok);
     let asked = devices::Asked { tree: tree.as_ref(), groups, named };
     for at in devices {

@@ -1,0 +1,128 @@
+//! The command `tidegate` as a program: exit codes, and what goes where. Some of it in the testbed's guest only.
+
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::{Command, Output};
+
+fn tidegate(arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments.split(' ')).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn guest() -> bool {
+    let guest = std::env::var_os("TIDEGATE_GUEST").is_some_and(|value| value == "1");
+    if !guest {
+        let _ = std::io::stderr().write_all(b"skipped: not in the testbed guest\n");
+    }
+    guest
+}
+
+/// The address and the node of the first device of this name.
+fn device(name: &str) -> (String, String) {
+    let devices = std::fs::read_to_string(std::env::var_os("TIDEGATE_DEVICES").unwrap()).unwrap();
+    let line = devices.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+    let words: Vec<_> = line.split(' ').collect();
+    (words[1].to_owned(), words[4].to_owned())
+}
+
+fn doctor(arguments: &str) -> (i32, Value) {
+    let output = tidegate(&format!("doctor --json{arguments}"));
+    (code(&output), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn bad_usage_is_exit_code_2_with_a_reason_on_stderr() {
+    for arguments in ["cure", "doctor --memory 0", "vfio take", "vfio give 1:2:3", "topo nowhere"] {
+        let output = tidegate(arguments);
+        assert_eq!(code(&output), 2, "{arguments}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_exit_code_1() {
+    for arguments in
+        ["vfio take ffff:fe:1f.7", "vfio give ffff:fe:1f.7", "topo ffff:fe:1f.7", "doctor ffff:fe:1f.7"]
+    {
+        assert_eq!(code(&tidegate(arguments)), 1, "{arguments}");
+    }
+}
+
+#[test]
+fn doctor_prints_one_document_whose_problems_are_the_exit_code() {
+    let (code, document) = doctor("");
+    let problems = document["summary"]["problem"].as_u64().unwrap();
+    assert_eq!(code, i32::from(problems > 0));
+    let findings = document["findings"].as_array().unwrap();
+    let counted = findings.iter().filter(|finding| finding["status"] == "problem").count() as u64;
+    assert_eq!(counted, problems);
+}
+
+#[test]
+fn on_the_testbed_s_kernel_nothing_is_a_problem_and_bars_can_be_exported() {
+    if !guest() {
+        return;
+    }
+    let (at, _) = device("ivshmem");
+    let (code, document) = doctor(&format!(" --open {at}"));
+    assert_eq!(code, 0, "{document:#}");
+    for id in [
+        "kernel.iommu",
+        "kernel.map_file",
+        "kernel.vfio_cdev",
+        "kernel.dma_buf",
+        "kernel.membarrier",
+        "device.acs",
+    ] {
+        let mut findings =
+            document["findings"].as_array().unwrap().iter().filter(|finding| finding["id"] == id).peekable();
+        assert!(findings.peek().is_some(), "{id}");
+        assert!(findings.all(|finding| finding["status"] == "ok"), "{id}: {document:#}");
+    }
+}
+
+#[test]
+fn give_is_refused_with_the_holder_s_number_while_the_device_is_open() {
+    if !guest() {
+        return;
+    }
+    let (at, node) = device("edu");
+    let node = format!("/dev/vfio/devices/{node}");
+    let held = OpenOptions::new().read(true).write(true).open(&node).unwrap();
+    let refused = tidegate(&format!("vfio give {at}"));
+    assert_eq!(code(&refused), 1);
+    let stderr = text(&refused.stderr);
+    assert!(
+        refused.stdout.is_empty() && stderr.contains(&format!("kill {}", std::process::id())),
+        "{stderr}"
+    );
+    drop(held);
+    assert_eq!(code(&tidegate(&format!("vfio give {at}"))), 0);
+    assert!(!std::path::Path::new(&node).exists());
+    let taken = tidegate(&format!("vfio take {at}"));
+    assert_eq!((code(&taken), text(&taken.stderr)), (0, String::new()));
+    assert!(text(&taken.stdout).starts_with(&format!("{at} is with vfio-pci now (/dev/vfio/devices/")));
+}
+
+#[test]
+fn topo_draws_the_guest_and_gives_a_verdict_for_each_pair() {
+    if !guest() {
+        return;
+    }
+    let ((nvme, _), (ivshmem, _)) = (device("nvme"), device("ivshmem"));
+    let output = tidegate(&format!("topo --json {nvme} {ivshmem}"));
+    assert_eq!(code(&output), 0);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let routes = document["routes"].as_array().unwrap();
+    assert_eq!(routes.len(), 4);
+    // The way leads up to the root complex, of which the kernel's list says nothing.
+    assert_eq!(routes[1]["verdict"], "unknown", "{document:#}");
+}
