@@ -11,10 +11,11 @@ use places::Places;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Looks a machine over for peer-to-peer DMA with the IOMMU on, and hands devices to VFIO and back.
+/// Looks a machine over for peer-to-peer DMA with the IOMMU on, shows the routes between devices, and hands them to VFIO and back.
 #[derive(Debug, Parser)]
 #[command(
     name = "tidegate",
+    version,
     after_help = "Not sure what is wrong? Start with `tidegate doctor`: it changes nothing."
 )]
 struct Command {
