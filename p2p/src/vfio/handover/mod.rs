@@ -153,8 +153,8 @@ impl Handover {
             }
         }
         // The members as they are now.
-        for taken in &mut all {
-            taken.group = self.group(taken.at)?;
+        if let Ok(group) = self.group(at) {
+            all.iter_mut().for_each(|taken| taken.group = group.clone());
         }
         Ok(all)
     }
@@ -221,31 +221,30 @@ impl Handover {
         let _lock = self.notes.lock(at)?;
         let (driver, only, id) = (self.bus.driver(at), self.bus.only(at), self.id(at));
         let note = self.notes.read(at)?.filter(|note| note.id == id);
+        let waits = only.as_deref() == Some(VFIO);
         if driver.as_deref() == Some(VFIO) {
-            let old = note.and_then(|note| note.driver);
-            return Ok(Taken {
-                at,
-                changed: false,
-                driver: old,
-                node: sysfs::vfio_node(&self.bus.sysfs, at),
-                group: self.group(at)?,
-            });
+            // A `give` was killed before it unbound.
+            let changed = note.is_some() && !waits;
+            if changed {
+                let again = self.bus.set_only(at, Some(VFIO));
+                again.map_err(|failed| self.undo(at, failed, Some(VFIO), only.as_deref(), false))?;
+            }
+            return self.taken(at, changed, note.and_then(|note| note.driver));
         }
         self.is_free(at)?;
         let uses = uses::uses(&self.bus.sysfs, &self.proc, at);
         if !uses.is_empty() {
             return Err(HandoverError::InUse { at, uses });
         }
-        // A function without driver that waits for vfio-pci: an earlier handover was killed half-way, and its note tells more.
-        let killed = driver.is_none() && only.as_deref() == Some(VFIO);
-        let old = match note.filter(|_| killed) {
-            Some(note) => note,
-            None => {
-                // The override of a handover that was killed is not what was there before.
-                let only = only.clone().filter(|only| only != VFIO);
-                Note { id, driver: driver.clone(), only }
-            }
-        };
+        // A note is there although nobody has the function: an earlier handover was killed, and what it noted is older and true.
+        let killed = note.filter(|note| driver.is_none() || (waits && note.driver == driver));
+        let resumed = killed.is_some();
+        let old = killed.unwrap_or_else(|| Note {
+            id,
+            driver: driver.clone(),
+            // That one is not from before.
+            only: only.clone().filter(|_| !waits),
+        });
         let noted = self.notes.write(at, &old).map_err(|errno| (Step::Note, Why::Errno(errno.0)));
         let moved = noted.and_then(|()| {
             self.bus.set_only(at, Some(VFIO))?;
@@ -254,15 +253,14 @@ impl Handover {
             self.bus.expect(Step::Probe, at, Some(VFIO))
         });
         match moved {
-            Ok(()) => Ok(Taken {
-                at,
-                changed: true,
-                driver: old.driver,
-                node: sysfs::vfio_node(&self.bus.sysfs, at),
-                group: self.group(at)?,
-            }),
-            Err(failed) => Err(self.undo(at, failed, driver.as_deref(), only.as_deref(), !killed)),
+            Ok(()) => self.taken(at, true, old.driver),
+            Err(failed) => Err(self.undo(at, failed, driver.as_deref(), only.as_deref(), !resumed)),
         }
+    }
+
+    fn taken(&self, at: PciAddress, changed: bool, driver: Option<String>) -> Result<Taken, HandoverError> {
+        let node = sysfs::vfio_node(&self.bus.sysfs, at);
+        Ok(Taken { at, changed, driver, node, group: self.group(at)? })
     }
 
     /// Puts the function back to where it was before a step failed.

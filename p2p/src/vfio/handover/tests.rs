@@ -242,12 +242,26 @@ fn a_take_killed_anywhere_is_finished_by_the_next_take_and_undone_by_give() {
 }
 
 #[test]
-fn a_give_killed_anywhere_is_finished_by_the_next_give() {
-    killed_everywhere(
-        |handover| handover.give(at()).is_ok(),
-        |handover| drop(handover.give(at()).unwrap()),
-        (some("nvme"), None, false),
-    );
+fn a_give_killed_anywhere_is_finished_by_the_next_give_or_taken_back() {
+    let give: fn(&Handover) -> bool = |handover| handover.give(at()).is_ok();
+    killed_everywhere(give, |handover| drop(handover.give(at()).unwrap()), (some("nvme"), None, false));
+    let take = |handover: &Handover| {
+        assert_eq!(handover.take(at()).unwrap().driver, some("nvme"), "the old driver is still known");
+    };
+    killed_everywhere(give, take, (some("vfio-pci"), some("vfio-pci"), true));
+}
+
+#[test]
+fn an_override_from_before_a_killed_take_is_not_forgotten() {
+    let machine = Machine::new();
+    machine.root.write(&format!("sys/bus/pci/devices/{AT}/driver_override"), "nvme\n");
+    machine.fault("unbind", 1, Fault::Killed);
+    let handover = machine.handover();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handover.take(at()))).is_err());
+    machine.heal();
+    machine.handover().take(at()).unwrap();
+    machine.handover().give(at()).unwrap();
+    assert_eq!(machine.state(AT), (some("nvme"), some("nvme"), false));
 }
 
 #[test]
