@@ -84,6 +84,7 @@
 //!
 //! * [`device`]: devices, the intercept, drivers. [`engine`]: the devices that can be driven, and what a read-back proves.
 //! * [`backend`]: what a backend must be able to do. [`soft`]: the rules of the model. [`vfio`]: what the kernel must have.
+//! * [`vfio::handover`]: a function from the host's driver to VFIO, and back.
 //! * [`route`]: which way requests between two functions go, and what would change it. [`probe`]: whether they arrive.
 //!   [`bounce`]: the way through host memory.
 //! * [`iova`]: which addresses are handed out, and which never again.

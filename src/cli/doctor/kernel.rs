@@ -151,8 +151,9 @@ pub(super) fn device_nodes(sysfs: &Path) -> Finding {
     let without = with_vfio.iter().find(|at| sysfs::vfio_node(sysfs, **at).is_none());
     match (with_vfio.len(), without) {
         (0, _) => question.unknown("no device is with vfio-pci", "tidegate vfio take BDF  # then again"),
-        (_, Some(at)) => question
-            .problem(format!("{at} has none"), "# a kernel with CONFIG_VFIO_DEVICE_CDEV, or: modprobe vfio"),
+        (_, Some(at)) => {
+            question.problem(format!("{at} has none"), "# a kernel with CONFIG_VFIO_DEVICE_CDEV")
+        }
         (all, None) => question.ok(format!("{all} of {all} have one")),
     }
 }

@@ -109,7 +109,7 @@ fn polled_submission(answer: Option<Result<bool, UringError>>) -> Finding {
         Some(Ok(true)) => question.ok("given"),
         Some(Ok(false)) => question.warning(
             "refused; the engine does without",
-            "setcap cap_sys_nice+ep PROGRAM  # before Linux 5.13; else a newer kernel",
+            "setcap cap_sys_nice+ep PROGRAM  # Linux 5.11 and 5.12; later ones give it to everybody, earlier ones to root",
         ),
         Some(Err(error)) => question.warning(error.to_string(), "see io_uring.setup"),
     }
