@@ -13,12 +13,12 @@ use tidegate::p2p::pci::sysfs;
 use tidegate::p2p::route::Cpu;
 use tidegate::p2p::vfio::Vfio;
 
-/// Is an IOMMU on? Then devices are in groups.
-pub(super) fn iommu(sysfs: &Path, cpu: Cpu) -> Finding {
+/// Is an IOMMU on? Then it has a name, and devices are in groups. VFIO without an IOMMU makes groups, too.
+pub(super) fn iommu(sysfs: &Path, cpu: Cpu, names: &[String]) -> Finding {
     let directory = sysfs.join("kernel/iommu_groups");
     let question = Question::new(
         "kernel.iommu",
-        format!("list {}", directory.display()),
+        format!("list {} and class/iommu", directory.display()),
         "without an IOMMU a device's DMA can't be contained, so a revoke stops nothing; VFIO opens no device",
     );
     let fix = match cpu {
@@ -35,7 +35,11 @@ pub(super) fn iommu(sysfs: &Path, cpu: Cpu) -> Finding {
     match fs::read_dir(&directory) {
         Ok(entries) => match entries.count() {
             0 => question.problem("no IOMMU groups: the IOMMU is off", fix),
-            groups => question.ok(format!("{groups} groups")),
+            groups if names.is_empty() => question.problem(
+                format!("{groups} groups, but no IOMMU behind them: VFIO goes without (noiommu)"),
+                fix,
+            ),
+            groups => question.ok(format!("{}; {groups} groups", names.join(", "))),
         },
         Err(error) => question.problem(format!("{error}"), fix).errno(error.raw_os_error()),
     }
@@ -230,7 +234,8 @@ mod tests {
     #[test]
     fn the_iommu_is_on_where_there_are_groups() {
         let root = scratch("doctor");
-        let iommu = |cpu| super::iommu(root.path(), cpu);
+        let on = ["dmar0".to_owned()];
+        let iommu = |cpu| super::iommu(root.path(), cpu, &on);
         let absent = iommu(Cpu::Intel(6));
         assert_eq!((absent.status, absent.errno), (Status::Problem, Some(libc::ENOENT)));
         root.dir("kernel/iommu_groups");
@@ -238,7 +243,12 @@ mod tests {
         assert!(fix(&iommu(Cpu::Intel(6))).contains("intel_iommu=on"));
         assert!(fix(&iommu(Cpu::Amd(0x19))).contains("AMD-Vi"));
         root.dir("kernel/iommu_groups/7");
-        assert_eq!(iommu(Cpu::Intel(6)).status, Status::Ok);
+        assert_eq!(iommu(Cpu::Intel(6)).answered, "dmar0; 1 groups");
+        assert_eq!(
+            super::iommu(root.path(), Cpu::Intel(6), &[]).status,
+            Status::Problem,
+            "groups of noiommu"
+        );
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub(crate) fn run(arguments: &Arguments, places: &Places, out: &mut impl Write) 
 fn examine(arguments: &Arguments, places: &Places) -> Vec<Finding> {
     let bytes = arguments.memory << 20;
     let tree = Topology::read(&places.sysfs);
-    let cpu = tree.as_ref().map(Topology::cpu).unwrap_or_default();
-    let mut all = vec![kernel::iommu(&places.sysfs, cpu)];
+    let (cpu, iommus) = tree.as_ref().map(|tree| (tree.cpu(), tree.iommus())).unwrap_or_default();
+    let mut all = vec![kernel::iommu(&places.sysfs, cpu, iommus)];
     all.extend(kernel::iommufd(&places.dev));
     all.push(kernel::vfio_pci(&places.sysfs));
     all.push(kernel::device_nodes(&places.sysfs));
