@@ -6,8 +6,8 @@
 
 /// Bytes of a line, and what a non-temporal store must be aligned to.
 const LINE: usize = 64;
-/// Distance of the four streams of a large non-temporal copy: each has a page, and so a prefetcher, of its own.
-const STRIDE: usize = 4096;
+/// Hardware prefetchers stop at its end.
+const PAGE: usize = 4096;
 
 /// `memmove`: what libc picks for this machine. Overlap is allowed.
 ///
@@ -37,7 +37,7 @@ fn head(to: *const u8, len: usize) -> usize {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::{LINE, STRIDE, plain, step_on};
+    use super::{LINE, PAGE, plain, step_on};
     use std::arch::asm;
 
     /// `rep movsb`: microcode moves whole lines where the CPU has "enhanced rep movsb".
@@ -53,19 +53,34 @@ pub(super) mod x86 {
         }
     }
 
-    /// Copies four lines `stride` bytes apart, `times` times, each time `step` bytes further on, past the caches.
-    type Streams = unsafe fn(*const u8, *mut u8, usize, usize, usize);
+    /// Where the lines of a copy past the caches come from and go to: four of them `stride` bytes apart, `times`
+    /// times, each time `step` bytes further on. Meanwhile the four lines that begin `ahead` bytes further on in the
+    /// source are fetched; a fetch never faults.
+    #[derive(Clone, Copy)]
+    struct Walk {
+        stride: usize,
+        step: usize,
+        times: usize,
+        ahead: usize,
+    }
+
+    type Lines = unsafe fn(*const u8, *mut u8, Walk);
 
     /// # Safety
     /// K1 for `3 * stride + (times - 1) * step + 64` bytes; AVX-512F; `to`, `stride` and `step` are multiples of 64;
     /// `times > 0`.
-    unsafe fn streams512(from: *const u8, to: *mut u8, stride: usize, step: usize, times: usize) {
+    unsafe fn lines512(from: *const u8, to: *mut u8, walk: Walk) {
+        let Walk { stride, step, times, ahead } = walk;
         let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
         // SAFETY: 1. the caller's promises: all loads and stores are inside the four streams. 2. xmm0-15 name the
         // whole registers: `vzeroupper`, which leaves no dirty upper halves, clears those of all sixteen.
         unsafe {
             asm!(
                 "2:",
+                "prefetcht0 [{s} + {a}]",
+                "prefetcht0 [{s} + {a} + 64]",
+                "prefetcht0 [{s} + {a} + 128]",
+                "prefetcht0 [{s} + {a} + 192]",
                 "vmovdqu64 zmm0, [{s}]",
                 "vmovdqu64 zmm1, [{s} + {k}]",
                 "vmovdqu64 zmm2, [{s} + 2*{k}]",
@@ -83,7 +98,7 @@ pub(super) mod x86 {
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
+                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
                 out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
@@ -94,13 +109,18 @@ pub(super) mod x86 {
     }
 
     /// # Safety
-    /// As [`streams512`], with AVX2.
-    unsafe fn streams256(from: *const u8, to: *mut u8, stride: usize, step: usize, times: usize) {
+    /// As [`lines512`], with AVX2.
+    unsafe fn lines256(from: *const u8, to: *mut u8, walk: Walk) {
+        let Walk { stride, step, times, ahead } = walk;
         let (from3, to3) = (from.wrapping_add(3 * stride), to.wrapping_add(3 * stride));
-        // SAFETY: 1. as in `streams512`, two halves a line.
+        // SAFETY: 1. as in `lines512`, two halves a line.
         unsafe {
             asm!(
                 "2:",
+                "prefetcht0 [{s} + {a}]",
+                "prefetcht0 [{s} + {a} + 64]",
+                "prefetcht0 [{s} + {a} + 128]",
+                "prefetcht0 [{s} + {a} + 192]",
                 "vmovdqu ymm0, [{s}]",
                 "vmovdqu ymm1, [{s} + 32]",
                 "vmovdqu ymm2, [{s} + {k}]",
@@ -126,7 +146,7 @@ pub(super) mod x86 {
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, p = in(reg) step, n = inout(reg) times => _,
+                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead, n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
                 out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
@@ -136,29 +156,33 @@ pub(super) mod x86 {
         }
     }
 
+    /// Copies past the caches, with `lines`. The first `groups` groups of four pages a line of each page in turn: each
+    /// page has a prefetcher of its own, and they all begin at once. The rest in order, the source fetched a page
+    /// ahead: hardware stops at the end of a page. Nothing behind the block is fetched.
+    ///
     /// # Safety
-    /// K1; no overlap; the CPU has what `streams` needs.
-    unsafe fn stream(from: *const u8, to: *mut u8, len: usize, streams: Streams) {
+    /// K1; no overlap; the CPU has what `lines` needs.
+    unsafe fn stream(from: *const u8, to: *mut u8, len: usize, lines: Lines, groups: usize) {
+        const GROUP: Walk = Walk { stride: PAGE, step: LINE, times: PAGE / LINE, ahead: 0 };
+        const ORDER: Walk = Walk { stride: LINE, step: 4 * LINE, times: 0, ahead: 0 };
         let head = super::head(to, len);
         // SAFETY: 1. K1: `head <= len`.
         unsafe { plain(from, to, head) };
         // SAFETY: 1. K1: `head <= len`.
         let (mut from, mut to) = unsafe { step_on(from, to, head) };
         let mut left = len - head;
-        // A page each for the four while there are four, then one after the other.
-        while left >= 4 * LINE {
-            let (stride, step, times) = if left >= 4 * STRIDE {
-                (STRIDE, LINE, STRIDE / LINE)
-            } else {
-                (LINE, 4 * LINE, left / (4 * LINE))
-            };
-            let moved = times * 4 * LINE;
-            // SAFETY: 1. K1: `moved <= left`, and that is what the four cover. 2. `to` is at a line, and stays so.
-            // 3. the caller's promise of the CPU.
-            unsafe { streams(from, to, stride, step, times) };
-            // SAFETY: 1. K1: `moved <= left`.
-            (from, to) = unsafe { step_on(from, to, moved) };
-            left -= moved;
+        let groups = std::iter::repeat_n(GROUP, (left / (4 * PAGE)).min(groups));
+        let ahead = left.saturating_sub(groups.len() * 4 * PAGE + PAGE) / (4 * LINE);
+        let ahead = Walk { times: ahead, ahead: PAGE, ..ORDER };
+        let last = left - (groups.len() * GROUP.times + ahead.times) * 4 * LINE;
+        let last = Walk { times: last / (4 * LINE), ..ORDER };
+        for walk in groups.chain([ahead, last]).filter(|walk| walk.times > 0) {
+            // SAFETY: 1. K1: `times` times four lines are left, and those are what it covers. 2. `to` is at a line, and
+            // stays so. 3. the caller's promise of the CPU.
+            unsafe { lines(from, to, walk) };
+            // SAFETY: 1. K1, as above.
+            (from, to) = unsafe { step_on(from, to, walk.times * 4 * LINE) };
+            left -= walk.times * 4 * LINE;
         }
         // SAFETY: 1. K1: what is left.
         unsafe { plain(from, to, left) };
@@ -168,14 +192,28 @@ pub(super) mod x86 {
     /// K1; no overlap; AVX-512F.
     pub(in super::super) unsafe fn stream512(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, streams512) }
+        unsafe { stream(from, to, len, lines512, 1) }
     }
 
     /// # Safety
     /// K1; no overlap; AVX2.
     pub(in super::super) unsafe fn stream256(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, streams256) }
+        unsafe { stream(from, to, len, lines256, 1) }
+    }
+
+    /// # Safety
+    /// K1; no overlap; AVX-512F.
+    pub(in super::super) unsafe fn spread512(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: 1. the caller's promises.
+        unsafe { stream(from, to, len, lines512, usize::MAX) }
+    }
+
+    /// # Safety
+    /// K1; no overlap; AVX2.
+    pub(in super::super) unsafe fn spread256(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: 1. the caller's promises.
+        unsafe { stream(from, to, len, lines256, usize::MAX) }
     }
 
     /// Repeats an 8-byte word by `rep stosq`.

@@ -4,9 +4,10 @@
 //! the reading of the destination's old lines when nothing is cached, and throw cached lines out when it is. So a
 //! [`Table`] has two rows for each class of lengths, *hot* (both blocks in this core's caches) and *cold*; it is
 //! measured at run time ([`Table::measure`]) or given ([`Copier::with`]), never chosen when the program is
-//! compiled. A [`Copier`] is told which row counts ([`Temporal`]), or finds out: from 32 KiB on by timing three
-//! loads of the source, below that (where the timing would cost more than it saves) by what the last timing said,
-//! renewed each 64 copies. Two slow ones in a row make it cold, one fast one hot again.
+//! compiled. A [`Copier`] is told which row counts ([`Temporal`]), or finds out by timing three loads of the source,
+//! once in 256 KiB: a look at memory that no cache has costs as much as copying some KiB. A look that contradicts
+//! the last ones is repeated at the next copy, and believed if that agrees: one slow look may be an interrupt, and a
+//! few blocks of a large cold stretch are always still in some cache.
 //!
 //! ```
 //! use tidegate_core::engine::copy::{Copier, Kernel, Table, Temporal};
@@ -40,10 +41,9 @@ use std::sync::OnceLock;
 const SMALLEST: usize = 4096;
 /// Classes of lengths: 4 KiB, 8 KiB, .. 4 MiB and more.
 const CLASSES: usize = 11;
-/// From here on each copy is timed at its start: 26 ns of some 600.
-const PROBED: usize = 32 * 1024;
-/// Of the shorter ones one in so many is.
-const SAMPLED: u32 = 64;
+/// Bytes that are copied between one look at the source and the next. A cold look takes some 300 ns where a page
+/// table has to be walked for each load, and these bytes at least 10 us.
+const LOOKED: usize = 256 << 10;
 
 /// How bytes are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,23 +53,35 @@ pub enum Kernel {
     Plain,
     /// `rep movsb`. x86-64.
     Repeat,
-    /// Non-temporal 32-byte stores, four streams. AVX2.
+    /// Non-temporal 32-byte stores: to the first four pages in turn, then in order, the source fetched a page ahead.
+    /// AVX2.
     Stream256,
-    /// Non-temporal 64-byte stores, four streams. AVX-512F.
+    /// Non-temporal 64-byte stores in the same order. AVX-512F.
     Stream512,
+    /// Non-temporal 32-byte stores, all of them to four pages in turn. AVX2.
+    Spread256,
+    /// Non-temporal 64-byte stores, all of them to four pages in turn. AVX-512F.
+    Spread512,
 }
 
 impl Kernel {
     /// All of them, whether this CPU has them or not.
-    pub const ALL: [Kernel; 4] = [Kernel::Plain, Kernel::Repeat, Kernel::Stream256, Kernel::Stream512];
+    pub const ALL: [Kernel; 6] = [
+        Kernel::Plain,
+        Kernel::Repeat,
+        Kernel::Stream256,
+        Kernel::Stream512,
+        Kernel::Spread256,
+        Kernel::Spread512,
+    ];
 
     /// Does this CPU have it? Asked at run time; cached by the standard library.
     pub fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return match self {
             Kernel::Plain | Kernel::Repeat => true,
-            Kernel::Stream256 => std::arch::is_x86_feature_detected!("avx2"),
-            Kernel::Stream512 => std::arch::is_x86_feature_detected!("avx512f"),
+            Kernel::Stream256 | Kernel::Spread256 => std::arch::is_x86_feature_detected!("avx2"),
+            Kernel::Stream512 | Kernel::Spread512 => std::arch::is_x86_feature_detected!("avx512f"),
         };
         #[cfg(not(target_arch = "x86_64"))]
         return self == Kernel::Plain;
@@ -77,7 +89,7 @@ impl Kernel {
 
     /// Are its stores non-temporal, so that a store fence is due after them?
     pub fn streams(self) -> bool {
-        matches!(self, Kernel::Stream256 | Kernel::Stream512)
+        !matches!(self, Kernel::Plain | Kernel::Repeat)
     }
 
     /// Copies with this kernel; with [`Kernel::Plain`] where the CPU lacks it or the blocks overlap. No store fence:
@@ -108,6 +120,12 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Stream512 => unsafe { kernel::x86::stream512(from, to, len) },
             // SAFETY: 1. the caller's promises.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Spread256 => unsafe { kernel::x86::spread256(from, to, len) },
+            // SAFETY: 1. the caller's promises.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Spread512 => unsafe { kernel::x86::spread512(from, to, len) },
+            // SAFETY: 1. the caller's promises.
             _ => unsafe { kernel::plain(from, to, len) },
         }
     }
@@ -118,6 +136,8 @@ impl Kernel {
             Kernel::Repeat => "rep movsb",
             Kernel::Stream256 => "non-temporal AVX2",
             Kernel::Stream512 => "non-temporal AVX-512",
+            Kernel::Spread256 => "non-temporal AVX2, four pages in turn",
+            Kernel::Spread512 => "non-temporal AVX-512, four pages in turn",
         }
     }
 }
@@ -173,9 +193,8 @@ impl Table {
         table
     }
 
-    /// Measures the kernels of this CPU, hot and cold, and the probe. 9 ms of CPU time on the Xeon (AVX-512, 2 MiB
-    /// of L2) it was written on, and 4 MiB of memory for as long. The result depends on the machine and on its other
-    /// load.
+    /// Measures the kernels of this CPU, hot and cold, and what a look at a block takes. Some 10 ms of CPU time, and
+    /// 8 MiB of memory for as long. The result depends on the machine and on its other load.
     pub fn measure() -> Table {
         calibrate::measure()
     }
@@ -241,12 +260,12 @@ fn class(len: usize) -> usize {
 pub struct Copier {
     table: Table,
     temporal: Temporal,
-    /// What the last probes said.
+    /// What the last looks said.
     cold: bool,
-    /// The last probe was slow.
-    suspected: bool,
-    /// Counts copies that were not probed.
-    unprobed: u32,
+    /// The last look said otherwise.
+    doubted: bool,
+    /// Bytes copied since the last look.
+    unlooked: usize,
     /// Non-temporal stores were made since the last `publish`.
     streamed: bool,
 }
@@ -266,8 +285,9 @@ impl Copier {
             table,
             temporal: Temporal::Auto,
             cold: false,
-            suspected: false,
-            unprobed: 0,
+            doubted: false,
+            // The first copy is looked at.
+            unlooked: LOOKED,
             streamed: false,
         }
     }
@@ -323,20 +343,32 @@ impl Copier {
     /// `from..from + len` may be read; `len > 0`.
     #[inline(always)]
     unsafe fn is_cold(&mut self, from: *const u8, len: usize) -> bool {
-        self.unprobed += 1;
-        if len >= PROBED || self.unprobed >= SAMPLED {
-            self.unprobed = 0;
-            #[cfg(target_arch = "x86_64")]
-            if let Some(threshold) = self.table.threshold {
-                // SAFETY: 1. the caller's promises.
-                let slow = unsafe { kernel::x86::probe(from, len) } > threshold;
-                // One slow look may be an interrupt, and a wrong turn past the caches throws the destination out.
-                self.cold = slow && (self.cold || self.suspected);
-                self.suspected = slow;
+        self.unlooked = self.unlooked.saturating_add(len);
+        if self.unlooked >= LOOKED {
+            // SAFETY: 1. the caller's promises.
+            unsafe { self.look(from, len) };
+        }
+        self.cold
+    }
+
+    /// # Safety
+    /// As [`Copier::is_cold`].
+    unsafe fn look(&mut self, from: *const u8, len: usize) {
+        self.unlooked = 0;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(threshold) = self.table.threshold {
+            // SAFETY: 1. the caller's promises.
+            let slow = unsafe { kernel::x86::probe(from, len) } > threshold;
+            let differs = slow != self.cold;
+            if differs && self.doubted {
+                self.cold = slow;
+            }
+            self.doubted = differs && !self.doubted;
+            if self.doubted {
+                self.unlooked = LOOKED;
             }
         }
-        let _ = from;
-        self.cold
+        let _ = (from, len);
     }
 
     /// Copies one piece of a copy with the kernel chosen for all of it.

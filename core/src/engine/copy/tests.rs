@@ -199,30 +199,49 @@ fn choose(copier: &mut Copier, len: usize) -> Kernel {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn the_row_is_the_callers_or_that_of_the_last_probe() {
-    let len = PROBED;
+fn the_row_is_the_callers_or_that_of_two_looks() {
+    // Everything takes longer than no tick, nothing longer than all of them.
+    let (slow, fast) = (Some(0), Some(u64::MAX));
+    let len = LOOKED;
     assert_eq!(choose(&mut two_rows(None), len), Kernel::Plain);
     assert_eq!(choose(&mut two_rows(None).temporal(Temporal::Cold), len), Kernel::Repeat);
-    // Everything takes longer than no tick, nothing longer than all of them.
-    assert_eq!(choose(&mut two_rows(Some(0)).temporal(Temporal::Hot), len), Kernel::Plain);
+    assert_eq!(choose(&mut two_rows(slow).temporal(Temporal::Hot), len), Kernel::Plain);
+    let mut copier = two_rows(slow);
+    let look = |copier: &mut Copier, threshold| {
+        copier.table.threshold = threshold;
+        choose(copier, len)
+    };
+    assert_eq!(look(&mut copier, slow), Kernel::Plain, "one slow look is nothing");
+    assert_eq!(look(&mut copier, fast), Kernel::Plain);
+    assert_eq!(look(&mut copier, slow), Kernel::Plain, "nor are two with a fast one between them");
+    assert_eq!(look(&mut copier, slow), Kernel::Repeat);
+    assert_eq!(look(&mut copier, fast), Kernel::Repeat, "nor is one fast look");
+    assert_eq!(look(&mut copier, slow), Kernel::Repeat);
+    assert_eq!(look(&mut copier, fast), Kernel::Repeat);
+    assert_eq!(look(&mut copier, fast), Kernel::Plain);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn looks_come_at_the_first_two_copies_then_at_as_many_bytes() {
     let mut copier = two_rows(Some(0));
-    assert_eq!(choose(&mut copier, len), Kernel::Plain, "one slow probe is nothing");
-    assert_eq!(choose(&mut copier, len), Kernel::Repeat);
+    let kernels: Vec<Kernel> = (0..3).map(|_| choose(&mut copier, 4096)).collect();
+    assert_eq!(kernels, [Kernel::Plain, Kernel::Repeat, Kernel::Repeat], "cold from the second one on");
+    // Fast from now on; the last look was at the copy before the last.
     copier.table.threshold = Some(u64::MAX);
-    assert_eq!(choose(&mut copier, len), Kernel::Plain, "one fast probe is enough");
-    // Shorter ones: only one in so many is probed, the others follow it.
-    let mut copier = two_rows(Some(0));
-    for _ in 1..2 * SAMPLED {
-        assert_eq!(choose(&mut copier, 4096), Kernel::Plain);
-    }
-    for _ in 0..3 {
-        assert_eq!(choose(&mut copier, 4096), Kernel::Repeat);
-    }
-    // And whatever the row, blocks that overlap are given to `memmove`.
+    let until = (1..1000).find(|_| choose(&mut copier, 4096) == Kernel::Plain);
+    // The one that doubts, and the next one, which settles it.
+    assert_eq!(until, Some(LOOKED / 4096 - 1 + 1));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn blocks_that_overlap_are_given_to_memmove_whatever_the_row() {
+    let len = LOOKED;
     let mut bytes = vec![0_u8; 2 * len];
     let at = bytes.as_mut_ptr();
     // SAFETY: 1. inside the vector.
-    let kernel = unsafe { two_rows(Some(0)).choose(at, at.wrapping_add(len - 1), len) };
+    let kernel = unsafe { two_rows(None).temporal(Temporal::Cold).choose(at, at.wrapping_add(len - 1), len) };
     assert_eq!(kernel, Kernel::Plain);
 }
 
@@ -230,16 +249,16 @@ fn the_row_is_the_callers_or_that_of_the_last_probe() {
 #[test]
 fn a_fence_is_due_after_non_temporal_stores_only_and_once() {
     let Some(stream) = available().find(|k| k.streams()) else { return };
-    let (from, mut to) = (vec![1_u8; PROBED], vec![0_u8; PROBED]);
+    let (from, mut to) = (vec![1_u8; LOOKED], vec![0_u8; LOOKED]);
     for (temporal, due) in [(Temporal::Hot, false), (Temporal::Cold, true)] {
         let mut copier = Copier::with(Table::plain().cold(stream)).temporal(temporal);
         // SAFETY: 1. both blocks are ours.
-        unsafe { copier.copy(from.as_ptr(), to.as_mut_ptr(), PROBED) };
+        unsafe { copier.copy(from.as_ptr(), to.as_mut_ptr(), LOOKED) };
         assert_eq!(copier.streamed, due);
         copier.publish();
         assert!(!copier.streamed);
         // SAFETY: 1. as above.
-        unsafe { copier.fill(to.as_mut_ptr(), PROBED, 1) };
+        unsafe { copier.fill(to.as_mut_ptr(), LOOKED, 1) };
         assert_eq!(copier.streamed, due);
     }
 }
@@ -252,8 +271,8 @@ proptest! {
         let mut bytes = noise(140_000, 5);
         let mut expected = bytes.clone();
         for (from, to, len, how) in ops {
-            let kernel = Kernel::ALL[usize::from(how) % 4];
-            let temporal = [Temporal::Auto, Temporal::Hot, Temporal::Cold][usize::from(how / 4) % 3];
+            let kernel = Kernel::ALL[usize::from(how) % Kernel::ALL.len()];
+            let temporal = [Temporal::Auto, Temporal::Hot, Temporal::Cold][usize::from(how / 8) % 3];
             let mut copier = Copier::with(Table::detect().hot(kernel)).temporal(temporal);
             let base = bytes.as_mut_ptr();
             // SAFETY: 1. both blocks are inside the vector.
