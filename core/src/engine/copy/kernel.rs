@@ -54,14 +54,22 @@ pub(super) mod x86 {
     }
 
     /// Where the lines of a copy past the caches come from and go to: four of them `stride` bytes apart, `times`
-    /// times, each time `step` bytes further on. Meanwhile the four lines that begin `ahead` bytes further on in the
-    /// source are fetched; a fetch never faults.
+    /// times, each time `step` bytes further on. Unless `ahead` is 0, the four lines that begin so many bytes further
+    /// on in the source are fetched meanwhile, and where a page of the destination begins one line of a page further
+    /// on, so that its address is translated before a store waits for it. A fetch never faults.
     #[derive(Clone, Copy)]
     struct Walk {
         stride: usize,
         step: usize,
         times: usize,
         ahead: usize,
+    }
+
+    impl Walk {
+        /// The bits of a destination that are all 0 in the first four lines of a page.
+        fn within_page(&self) -> usize {
+            if self.ahead == 0 { usize::MAX } else { PAGE - 4 * LINE }
+        }
     }
 
     type Lines = unsafe fn(*const u8, *mut u8, Walk);
@@ -81,6 +89,10 @@ pub(super) mod x86 {
                 "prefetcht0 [{s} + {a} + 64]",
                 "prefetcht0 [{s} + {a} + 128]",
                 "prefetcht0 [{s} + {a} + 192]",
+                "test {d}, {m}",
+                "jnz 3f",
+                "prefetcht0 [{d} + {a}]",
+                "3:",
                 "vmovdqu64 zmm0, [{s}]",
                 "vmovdqu64 zmm1, [{s} + {k}]",
                 "vmovdqu64 zmm2, [{s} + 2*{k}]",
@@ -98,7 +110,8 @@ pub(super) mod x86 {
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead, n = inout(reg) times => _,
+                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead,
+                m = in(reg) walk.within_page(), n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
                 out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
@@ -121,6 +134,10 @@ pub(super) mod x86 {
                 "prefetcht0 [{s} + {a} + 64]",
                 "prefetcht0 [{s} + {a} + 128]",
                 "prefetcht0 [{s} + {a} + 192]",
+                "test {d}, {m}",
+                "jnz 3f",
+                "prefetcht0 [{d} + {a}]",
+                "3:",
                 "vmovdqu ymm0, [{s}]",
                 "vmovdqu ymm1, [{s} + 32]",
                 "vmovdqu ymm2, [{s} + {k}]",
@@ -146,7 +163,8 @@ pub(super) mod x86 {
                 "vzeroupper",
                 s = inout(reg) from => _, s3 = inout(reg) from3 => _,
                 d = inout(reg) to => _, d3 = inout(reg) to3 => _,
-                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead, n = inout(reg) times => _,
+                k = in(reg) stride, p = in(reg) step, a = in(reg) ahead,
+                m = in(reg) walk.within_page(), n = inout(reg) times => _,
                 out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                 out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
                 out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
@@ -156,13 +174,13 @@ pub(super) mod x86 {
         }
     }
 
-    /// Copies past the caches, with `lines`. The first `groups` groups of four pages a line of each page in turn: each
-    /// page has a prefetcher of its own, and they all begin at once. The rest in order, the source fetched a page
-    /// ahead: hardware stops at the end of a page. Nothing behind the block is fetched.
+    /// Copies past the caches, with `lines`. Up to `groups` groups of four pages a line of each page in turn: each page
+    /// has a prefetcher of its own, and they all begin at once. The rest in order, the source fetched a page ahead:
+    /// hardware stops at the end of a page. Behind the block, what is fetched are the `more` bytes that come next.
     ///
     /// # Safety
     /// K1; no overlap; the CPU has what `lines` needs.
-    unsafe fn stream(from: *const u8, to: *mut u8, len: usize, lines: Lines, groups: usize) {
+    unsafe fn stream(from: *const u8, to: *mut u8, len: usize, lines: Lines, groups: usize, more: usize) {
         const GROUP: Walk = Walk { stride: PAGE, step: LINE, times: PAGE / LINE, ahead: 0 };
         const ORDER: Walk = Walk { stride: LINE, step: 4 * LINE, times: 0, ahead: 0 };
         let head = super::head(to, len);
@@ -172,10 +190,10 @@ pub(super) mod x86 {
         let (mut from, mut to) = unsafe { step_on(from, to, head) };
         let mut left = len - head;
         let groups = std::iter::repeat_n(GROUP, (left / (4 * PAGE)).min(groups));
-        let ahead = left.saturating_sub(groups.len() * 4 * PAGE + PAGE) / (4 * LINE);
+        let left_in_order = left - groups.len() * 4 * PAGE;
+        let ahead = (left_in_order + more.min(PAGE)).saturating_sub(PAGE) / (4 * LINE);
         let ahead = Walk { times: ahead, ahead: PAGE, ..ORDER };
-        let last = left - (groups.len() * GROUP.times + ahead.times) * 4 * LINE;
-        let last = Walk { times: last / (4 * LINE), ..ORDER };
+        let last = Walk { times: (left_in_order - ahead.times * 4 * LINE) / (4 * LINE), ..ORDER };
         for walk in groups.chain([ahead, last]).filter(|walk| walk.times > 0) {
             // SAFETY: 1. K1: `times` times four lines are left, and those are what it covers. 2. `to` is at a line, and
             // stays so. 3. the caller's promise of the CPU.
@@ -190,30 +208,30 @@ pub(super) mod x86 {
 
     /// # Safety
     /// K1; no overlap; AVX-512F.
-    pub(in super::super) unsafe fn stream512(from: *const u8, to: *mut u8, len: usize) {
+    pub(in super::super) unsafe fn stream512(from: *const u8, to: *mut u8, len: usize, more: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, lines512, 1) }
+        unsafe { stream(from, to, len, lines512, 0, more) }
     }
 
     /// # Safety
     /// K1; no overlap; AVX2.
-    pub(in super::super) unsafe fn stream256(from: *const u8, to: *mut u8, len: usize) {
+    pub(in super::super) unsafe fn stream256(from: *const u8, to: *mut u8, len: usize, more: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, lines256, 1) }
+        unsafe { stream(from, to, len, lines256, 0, more) }
     }
 
     /// # Safety
     /// K1; no overlap; AVX-512F.
-    pub(in super::super) unsafe fn spread512(from: *const u8, to: *mut u8, len: usize) {
+    pub(in super::super) unsafe fn spread512(from: *const u8, to: *mut u8, len: usize, more: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, lines512, usize::MAX) }
+        unsafe { stream(from, to, len, lines512, usize::MAX, more) }
     }
 
     /// # Safety
     /// K1; no overlap; AVX2.
-    pub(in super::super) unsafe fn spread256(from: *const u8, to: *mut u8, len: usize) {
+    pub(in super::super) unsafe fn spread256(from: *const u8, to: *mut u8, len: usize, more: usize) {
         // SAFETY: 1. the caller's promises.
-        unsafe { stream(from, to, len, lines256, usize::MAX) }
+        unsafe { stream(from, to, len, lines256, usize::MAX, more) }
     }
 
     /// Repeats an 8-byte word by `rep stosq`.

@@ -53,14 +53,13 @@ pub enum Kernel {
     Plain,
     /// `rep movsb`. x86-64.
     Repeat,
-    /// Non-temporal 32-byte stores: to the first four pages in turn, then in order, the source fetched a page ahead.
-    /// AVX2.
+    /// Non-temporal 32-byte stores in order, the source fetched a page ahead. AVX2.
     Stream256,
-    /// Non-temporal 64-byte stores in the same order. AVX-512F.
+    /// Non-temporal 64-byte stores in order, the source fetched a page ahead. AVX-512F.
     Stream512,
-    /// Non-temporal 32-byte stores, all of them to four pages in turn. AVX2.
+    /// Non-temporal 32-byte stores to four pages in turn. AVX2.
     Spread256,
-    /// Non-temporal 64-byte stores, all of them to four pages in turn. AVX-512F.
+    /// Non-temporal 64-byte stores to four pages in turn. AVX-512F.
     Spread512,
 }
 
@@ -102,29 +101,31 @@ impl Kernel {
     pub unsafe fn copy(self, from: *const u8, to: *mut u8, len: usize) {
         let usable = if overlap(from, to, len) || !self.is_available() { Kernel::Plain } else { self };
         // SAFETY: 1. the caller's promises. 2. just checked: the CPU has it, and only `Plain` sees an overlap.
-        unsafe { usable.run(from, to, len) }
+        unsafe { usable.run(from, to, len, 0) }
     }
 
+    /// `more`: bytes behind these that are copied next.
+    ///
     /// # Safety
     /// As [`Kernel::copy`]; the CPU has it; no overlap unless it is `Plain`.
     #[inline(always)]
-    unsafe fn run(self, from: *const u8, to: *mut u8, len: usize) {
+    unsafe fn run(self, from: *const u8, to: *mut u8, len: usize, more: usize) {
         match self {
             // SAFETY: 1. the caller's promises.
             #[cfg(target_arch = "x86_64")]
             Kernel::Repeat => unsafe { kernel::x86::repeat(from, to, len) },
             // SAFETY: 1. the caller's promises.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Stream256 => unsafe { kernel::x86::stream256(from, to, len) },
+            Kernel::Stream256 => unsafe { kernel::x86::stream256(from, to, len, more) },
             // SAFETY: 1. the caller's promises.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Stream512 => unsafe { kernel::x86::stream512(from, to, len) },
+            Kernel::Stream512 => unsafe { kernel::x86::stream512(from, to, len, more) },
             // SAFETY: 1. the caller's promises.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Spread256 => unsafe { kernel::x86::spread256(from, to, len) },
+            Kernel::Spread256 => unsafe { kernel::x86::spread256(from, to, len, more) },
             // SAFETY: 1. the caller's promises.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Spread512 => unsafe { kernel::x86::spread512(from, to, len) },
+            Kernel::Spread512 => unsafe { kernel::x86::spread512(from, to, len, more) },
             // SAFETY: 1. the caller's promises.
             _ => unsafe { kernel::plain(from, to, len) },
         }
@@ -316,7 +317,7 @@ impl Copier {
         // SAFETY: 1. the caller's promises.
         let kernel = unsafe { self.choose(from, to, len) };
         // SAFETY: 1. the caller's promises, and `choose`.
-        unsafe { self.piece(kernel, from, to, len) };
+        unsafe { self.piece(kernel, from, to, len, 0) };
     }
 
     /// The kernel for a copy that is to be made in pieces, each with [`Copier::piece`].
@@ -371,16 +372,23 @@ impl Copier {
         let _ = (from, len);
     }
 
-    /// Copies one piece of a copy with the kernel chosen for all of it.
+    /// Copies one piece of a copy with the kernel chosen for all of it; `more` bytes behind it come next.
     ///
     /// # Safety
     /// As [`Kernel::copy`]; `kernel` came from [`Copier::choose`] for blocks that contain these.
     #[inline(always)]
-    pub(crate) unsafe fn piece(&mut self, kernel: Kernel, from: *const u8, to: *mut u8, len: usize) {
+    pub(crate) unsafe fn piece(
+        &mut self,
+        kernel: Kernel,
+        from: *const u8,
+        to: *mut u8,
+        len: usize,
+        more: usize,
+    ) {
         self.streamed |= kernel.streams();
         // SAFETY: 1. the caller's promises; a table holds only kernels that the CPU has, and `choose` answers
         // `Plain` for blocks that overlap.
-        unsafe { kernel.run(from, to, len) };
+        unsafe { kernel.run(from, to, len, more) };
     }
 
     /// Fills `len` bytes with `pattern`, little-endian, repeated. Past the caches where a cold copy would be.

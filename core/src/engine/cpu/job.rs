@@ -154,8 +154,9 @@ impl Runner {
             }
             let at = if self.backward { left - now } else { self.done } as usize;
             let (from, to) = (from.wrapping_add(at), to.wrapping_add(at));
+            let more = if self.backward { 0 } else { left - now };
             // SAFETY: 1. J1; `at + now <= len`. 2. the kernel was chosen for the whole of it.
-            unsafe { self.copier.piece(self.kernel, from, to, now as usize) };
+            unsafe { self.copier.piece(self.kernel, from, to, now as usize, more as usize) };
         }
         self.done += now;
         if self.done < job.len {
