@@ -4,7 +4,8 @@
 //! writes that were dropped. So a probe writes patterns by DMA and reads them back by DMA, into memory that holds other
 //! bytes before, and after the device moved those other bytes (a read that brings nothing may leave a device's buffer as
 //! it was); and, unless told not to, has the CPU look at the target's BAR. Nothing is taken from completions but their
-//! status and length. The engine must know [`tidegate_core::OpKind::Copy`], both ways and within host memory.
+//! status and length. The engine must know [`tidegate_core::OpKind::Copy`], both ways and within host memory; one that
+//! moves bytes between memory and a medium only (NVMe) takes them through it: [`Plan::through_medium`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -72,6 +73,7 @@ pub struct Plan {
     patience: Duration,
     witness: bool,
     seed: u64,
+    medium: Option<u64>,
 }
 
 impl Plan {
@@ -84,6 +86,7 @@ impl Plan {
             patience: Duration::from_secs(2),
             witness: true,
             seed: 0x7469_6465_6761_7465,
+            medium: None,
         }
     }
 
@@ -108,6 +111,12 @@ impl Plan {
         Plan { witness: false, ..self }
     }
 
+    /// Moves everything through the engine's medium, from position `at` on: as many bytes of it as the range has are
+    /// overwritten and not brought back. For engines that don't copy. The rates include the medium's.
+    pub fn through_medium(self, at: u64) -> Plan {
+        Plan { medium: Some(at), ..self }
+    }
+
     /// What the patterns are drawn from.
     pub fn seed(self, seed: u64) -> Plan {
         Plan { seed, ..self }
@@ -127,6 +136,8 @@ pub struct Probe<'a, B: Backend, E: Engine> {
     bar: Option<(B::Bar, u64)>,
     clock: Box<dyn Fn() -> Duration + 'a>,
     transfer: Option<Transfer>,
+    /// The second half of the step, from the medium.
+    then: Option<Way>,
     /// When the transfer began, and when something moved last.
     since: Duration,
     moved: Duration,
@@ -184,6 +195,7 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
             bar,
             clock: Box::new(move || begun.elapsed()),
             transfer: None,
+            then: None,
             since: Duration::ZERO,
             moved: Duration::ZERO,
             saved: Vec::new(),
@@ -230,8 +242,16 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
             }
             Turned::Over(failure) => {
                 let step = transfer.step();
-                self.transfer = None;
-                self.over(step, failure, now);
+                match self.then.take().filter(|_| failure.is_none()) {
+                    Some(way) => {
+                        *transfer = Transfer::new(step, way, self.len, self.plan.piece);
+                        self.moved = now;
+                    }
+                    None => {
+                        self.transfer = None;
+                        self.over(step, failure, now);
+                    }
+                }
             }
         }
         if self.transfer.is_some() { Progress::Moved } else { Progress::Done }
@@ -375,7 +395,14 @@ impl<'a, B: Backend, E: Engine> Probe<'a, B, E> {
             return self.failed(Outcome::Revoked { step });
         }
         self.written |= step == Step::Write;
-        self.transfer = Some(Transfer::new(step, Way { from, to, len: self.len }, self.plan.piece));
+        let (way, then) = match self.plan.medium {
+            None => (Way::Copy(from, to), None),
+            // What the medium holds then is all that a read which brings nothing leaves there.
+            Some(at) if step == Step::Stir => (Way::Out(from, at), None),
+            Some(at) => (Way::Out(from, at), Some(Way::In(at, to))),
+        };
+        self.then = then;
+        self.transfer = Some(Transfer::new(step, way, self.len, self.plan.piece));
         (self.since, self.moved) = ((self.clock)(), (self.clock)());
     }
 

@@ -147,6 +147,48 @@ fn a_device_that_tells_of_failed_reads_is_judged_like_one_that_does_not() {
     assert_eq!(outcome(Peers::WritesOnly, Plan::preserve(RANGE)), Outcome::Unsafe { reads });
 }
 
+/// An engine that does not copy: from the window to the namespace and on, and back.
+#[test]
+fn an_nvme_controller_is_probed_through_its_medium() {
+    use crate::engine::nvme::Nvme;
+    for (peers, plan) in [
+        (Peers::Passed, Plan::preserve(RANGE)),
+        (Peers::Refused, Plan::scratch(RANGE)),
+        (Peers::WritesOnly, Plan::scratch(RANGE)),
+        (Peers::Passed, Plan::scratch(RANGE).without_cpu()),
+        (Peers::Refused, Plan::scratch(RANGE).without_cpu()),
+    ] {
+        let model = crate::soft::device::nvme::Nvme::new(8192, 9);
+        let soft = Soft::builder(7).gpu(GPU, VRAM).device(NIC, model.description(), model).peers(peers);
+        let soft = soft.build().unwrap();
+        let fabric = Fabric::builder().build().unwrap();
+        let domain = Domain::new(&fabric, soft.clone()).unwrap();
+        let (nvme, gpu) = (domain.attach(NIC).unwrap(), domain.attach(GPU).unwrap());
+        let window = domain.import(&gpu.export(0, 0..0x1_0000).unwrap(), Want::default()).unwrap();
+        let driver = Nvme::namespace(1);
+        let mut channel = nvme.channel(&fabric.poller("probe"), driver, ChannelConfig::depth(8)).unwrap();
+        soft.vram_file(GPU).unwrap().write_all_at(&contents(), 0).unwrap();
+        let copies = Probe::new(&mut channel, &window, plan.clone()).unwrap();
+        let refused = run(copies, &soft).outcome;
+        let why = Refusal::Denied(tidegate_core::Flow::Unsupported);
+        assert_eq!(refused, Outcome::Refused { step: Step::Save, why });
+        let probe = Probe::new(&mut channel, &window, plan.through_medium(0x1_0000)).unwrap();
+        let report = run(probe, &soft);
+        let as_it_is = match peers {
+            Peers::Passed => report.works(),
+            Peers::WritesOnly => matches!(report.outcome, Outcome::WritesOnly { .. }),
+            _ => matches!(report.outcome, Outcome::Drops { .. }),
+        };
+        assert!(as_it_is, "{peers:?} {report:?}");
+        if report.left == Left::Restored {
+            let mut there = vec![0; 0x1_0000];
+            soft.vram_file(GPU).unwrap().read_exact_at(&mut there, 0).unwrap();
+            assert!(there == contents());
+        }
+        assert_eq!(report.left == Left::Restored, report.left != Left::Scratch, "{report:?}");
+    }
+}
+
 #[test]
 fn requests_that_go_astray_are_found_by_the_cpu_and_what_they_hit_is_left_alone() {
     let mut rig = Rig::new(over(Peers::Astray(0x8000)));

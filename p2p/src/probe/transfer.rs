@@ -1,22 +1,29 @@
-//! One copy of a range in pieces, by DMA.
+//! A range moved in pieces, by DMA.
 
 use super::Outcome;
 use super::report::{Refusal, Step};
 use std::ops::Range;
 use tidegate_core::{Channel, Completion, Engine, Handle, Op, Shared, Status, Submit};
 
-/// What is copied where. Both sides are of the same length.
-#[derive(Debug, Clone)]
-pub(super) struct Way {
-    pub(super) from: (Handle<Shared>, u64),
-    pub(super) to: (Handle<Shared>, u64),
-    pub(super) len: u64,
+/// A place in a region.
+pub(super) type Place = (Handle<Shared>, u64);
+
+/// What is moved where.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// From one place to another.
+    Copy(Place, Place),
+    /// To the engine's medium, from this position on.
+    Out(Place, u64),
+    /// From the engine's medium.
+    In(u64, Place),
 }
 
-/// A copy under way.
+/// A transfer under way.
 #[derive(Debug)]
 pub(super) struct Transfer {
     way: Way,
+    len: u64,
     step: Step,
     piece: u64,
     /// Bytes submitted, from the start.
@@ -35,8 +42,8 @@ pub(super) enum Turned {
 }
 
 impl Transfer {
-    pub(super) fn new(step: Step, way: Way, piece: u64) -> Transfer {
-        Transfer { way, step, piece, sent: 0, in_flight: 0, failed: None }
+    pub(super) fn new(step: Step, way: Way, len: u64, piece: u64) -> Transfer {
+        Transfer { way, len, step, piece, sent: 0, in_flight: 0, failed: None }
     }
 
     pub(super) fn step(&self) -> Step {
@@ -62,8 +69,8 @@ impl Transfer {
                 break;
             }
         }
-        while self.failed.is_none() && self.sent < self.way.len {
-            let piece = self.sent..(self.sent + self.piece).min(self.way.len);
+        while self.failed.is_none() && self.sent < self.len {
+            let piece = self.sent..(self.sent + self.piece).min(self.len);
             match pinned.submit(self.op(&piece)) {
                 Submit::Queued(_) => {
                     (self.sent, self.in_flight, moved) = (piece.end, self.in_flight + 1, true);
@@ -74,7 +81,7 @@ impl Transfer {
                 Submit::Closed(why) => self.refuse(Refusal::Closed(why)),
             }
         }
-        let all = self.sent >= self.way.len || self.failed.is_some();
+        let all = self.sent >= self.len || self.failed.is_some();
         match self.in_flight {
             0 if all => Turned::Over(self.failed),
             _ if moved => Turned::Moved,
@@ -83,8 +90,13 @@ impl Transfer {
     }
 
     fn op(&self, piece: &Range<u64>) -> Op {
-        let span = |(handle, base): (Handle<Shared>, u64)| handle.span(base + piece.start..base + piece.end);
-        Op::copy(span(self.way.from), span(self.way.to)).cookie(piece.end - piece.start)
+        let span = |(handle, base): Place| handle.span(base + piece.start..base + piece.end);
+        let op = match self.way {
+            Way::Copy(from, to) => Op::copy(span(from), span(to)),
+            Way::Out(from, at) => Op::write(span(from), at + piece.start),
+            Way::In(at, to) => Op::read(at + piece.start, span(to)),
+        };
+        op.cookie(piece.end - piece.start)
     }
 
     fn ended(&mut self, completion: &Completion) {

@@ -5,6 +5,7 @@ use super::*;
 use crate::backend::{Function, Registers};
 use crate::bounce::{Bounce, Buffers, End};
 use crate::engine::edu::Edu;
+use crate::engine::nvme::Nvme;
 use crate::pci::config::{command, offset};
 use crate::probe::{Left, Outcome, Plan, measure};
 use crate::route::{AcsState, Kind, Way};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::{ChannelConfig, Fabric, Op, Shared};
 
 const EDU: (u16, u16) = (0x1234, 0x11e8);
+const NVME: (u16, u16) = (0x1b36, 0x0010);
 const IVSHMEM: (u16, u16) = (0x1af4, 0x1110);
 const BOCHS: (u16, u16) = (0x1234, 0x1111);
 const PAGE: u64 = 4096;
@@ -88,6 +90,22 @@ fn a_window_is_measured_and_a_dead_one_is_found_out() {
     let report = measure(&mut channel, &window, plan()).unwrap();
     assert!(matches!(report.outcome, Outcome::Drops { .. }), "{report:?}");
     assert_eq!(route.choose(Some(&report), None).path, Way::Bounce { node: None });
+}
+
+/// QEMU's controller, whose medium is the testbed's disk.
+#[test]
+fn an_nvme_controller_measures_through_its_medium() {
+    let Some((vfio, _alone)) = guest() else { return };
+    let fabric = Fabric::builder().build().unwrap();
+    let domain = Domain::new(&fabric, vfio.clone()).unwrap();
+    let nvme = domain.attach(find(&vfio, NVME)).unwrap();
+    let memory = domain.attach(find(&vfio, IVSHMEM)).unwrap();
+    let window = domain.import(&memory.export(2, 0..4 * PAGE).unwrap(), Want::default()).unwrap();
+    let driver = Nvme::namespace(1);
+    let mut channel = nvme.channel(&fabric.poller("probe"), driver, ChannelConfig::depth(8)).unwrap();
+    let plan = Plan::preserve(0..4 * PAGE).through_medium(0);
+    let report = measure(&mut channel, &window, plan).unwrap();
+    assert_eq!((report.outcome, report.left, report.witness), (Outcome::Works, Left::Restored, true));
 }
 
 #[test]
