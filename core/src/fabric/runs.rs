@@ -182,7 +182,9 @@ impl Shared {
         {
             let mut runs = lock(&self.runs);
             for index in slots {
-                runs.set(*index, 0);
+                if let Some(run) = runs.by_slot.get_mut(*index as usize) {
+                    *run = 0;
+                }
             }
             if !runs.kept.is_empty() {
                 dropped.extend(slots.iter().filter_map(|index| runs.kept.remove(index)));

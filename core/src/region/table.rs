@@ -273,13 +273,11 @@ impl Table {
     /// Gives marked slots back for reuse, under one lock. Only after a grace period that followed their marks.
     pub(crate) fn recycle_all(&self, slots: &[u32]) {
         let mut free = lock(&self.free);
-        for index in slots {
-            let Some(slot) = self.slot(*index) else { continue };
-            if slot.word.load(Ordering::Relaxed) & word::WINDOWS != 0 {
-                free.windows.remove(index);
-            }
-            free.reusable.push_back(*index);
+        let free = &mut *free;
+        if !free.windows.is_empty() {
+            slots.iter().for_each(|index| drop(free.windows.remove(index)));
         }
+        free.reusable.extend(slots);
     }
 
     /// Slots there are.

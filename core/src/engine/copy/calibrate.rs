@@ -12,7 +12,8 @@ const COLD_LENGTHS: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 256 << 10];
 
 #[cfg(not(all(target_arch = "x86_64", not(loom))))]
 pub(super) fn measure() -> Table {
-    let _ = (TURNS, HOT_LENGTHS, COLD_LENGTHS, Kernel::ALL, threshold as fn(Vec<u64>, Vec<u64>) -> Option<u64>);
+    let _ =
+        (TURNS, HOT_LENGTHS, COLD_LENGTHS, Kernel::ALL, threshold as fn(Vec<u64>, Vec<u64>) -> Option<u64>);
     let _ = serve as fn(&mut [Kernel; CLASSES], &[usize], &[Kernel], &mut dyn FnMut(Kernel, usize) -> u64);
     Table::plain()
 }
