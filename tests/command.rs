@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn tidegate(arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments.split(' ')).output().unwrap()
@@ -54,6 +54,19 @@ fn a_device_that_is_not_there_is_exit_code_1() {
     {
         assert_eq!(code(&tidegate(arguments)), 1, "{arguments}");
     }
+}
+
+#[test]
+fn an_output_that_can_t_be_written_is_said_and_a_reader_that_went_away_is_fine() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("topo").stdout(full).output().unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(text(&output.stderr).contains("could not be written"), "{}", text(&output.stderr));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut child = child.arg("topo").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), text(&output.stderr)), (0, String::new()));
 }
 
 #[test]

@@ -58,7 +58,11 @@ pub(crate) fn main() -> ExitCode {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         // A reader that went away has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Ok(Ended::Badly) | Err(_) => ExitCode::FAILURE,
+        Ok(Ended::Badly) => ExitCode::FAILURE,
+        Err(error) => {
+            let _closed = writeln!(io::stderr(), "tidegate: the output could not be written: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
