@@ -11,39 +11,78 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_core::drain::Initiator;
-use tidegate_core::engine::{AddressSpace, Cancel, Engine, Operation, Outcome, Push, Sink};
+use tidegate_core::engine::{
+    AddressSpace, Cancel, Engine, ListOperation, Operation, Outcome, Push, Sink, Target,
+};
 use tidegate_core::{Extent, MapError, Mapping};
 
 /// Words of one region.
 pub(crate) const WORDS: u64 = 512;
 pub(crate) const LEN: u64 = WORDS * 8;
 
-/// Carries out one operation, word by word.
-fn carry_out(who: &str, op: &Operation) -> u32 {
-    match *op {
-        Operation::Fill { to, pattern } => {
-            late(who, op, pattern);
-            for at in (0..to.len).step_by(8) {
-                put(to.address + at, pattern);
-            }
-            to.len as u32
-        }
-        Operation::Copy { from, to } => {
-            for at in (0..to.len).step_by(8) {
-                let word = take(from.address + at);
-                late(who, op, word);
-                put(to.address + at, word);
-            }
-            to.len as u32
-        }
-        _ => 0,
+/// What a device has to do: an operation, or a list as a whole.
+#[derive(Debug)]
+enum Job {
+    Plain(Operation),
+    List(Vec<Target>, Vec<Target>, u64),
+}
+
+impl Job {
+    fn of(list: &ListOperation<'_>) -> Job {
+        Job::List(list.from.to_vec(), list.to.to_vec(), list.at)
+    }
+
+    /// May it fail?
+    fn may_fail(&self) -> bool {
+        !matches!(self, Job::Plain(op) if op.kind().is_none())
     }
 }
 
-fn late(who: &str, op: &Operation, pattern: u64) {
+/// Carries out one operation, word by word.
+fn carry_out(who: &str, job: &Job) -> u32 {
+    match job {
+        Job::Plain(Operation::Fill { to, pattern }) => {
+            for word in words(&[*to]) {
+                late(who, job, *pattern);
+                put(word, *pattern);
+            }
+            to.len as u32
+        }
+        Job::Plain(Operation::Copy { from, to }) => gather(who, job, &[*from], &[*to], 0),
+        Job::Plain(Operation::Read { at, to }) => gather(who, job, &[], &[*to], *at),
+        Job::Plain(Operation::Write { from, .. }) => gather(who, job, &[*from], &[], 0),
+        Job::List(from, to, at) => gather(who, job, from, to, *at),
+        Job::Plain(_) => 0,
+    }
+}
+
+/// From all pieces of one side, or the medium, to all of the other.
+fn gather(who: &str, job: &Job, from: &[Target], to: &[Target], at: u64) -> u32 {
+    let (mut from, mut to, mut n) = (words(from), words(to), 0);
+    loop {
+        let (word, to) = match (from.next(), to.next()) {
+            (Some(from), to) => (take(from), to),
+            // The medium has the stamp of whoever's position it is.
+            (None, Some(to)) => (Life::at(at).stamp(), Some(to)),
+            (None, None) => return n,
+        };
+        late(who, job, word);
+        if let Some(to) = to {
+            put(to, word);
+        }
+        n += 8;
+    }
+}
+
+/// Addresses of the words of all pieces, in order.
+fn words(side: &[Target]) -> impl Iterator<Item = u64> + '_ {
+    side.iter().flat_map(|piece| (0..piece.len).step_by(8).map(|at| piece.address + at))
+}
+
+fn late(who: &str, job: &Job, pattern: u64) {
     if Life::of(pattern).is_over() {
         wrong(Wrong::LateWrite, 1, || {
-            format!("{who} touches {:?} after its revoke: {op:x?}", Life::of(pattern))
+            format!("{who} touches {:?} after its revoke: {job:x?}", Life::of(pattern))
         });
     }
 }
@@ -86,7 +125,7 @@ unsafe impl Engine for Eager {
             1..64 => (0..200).for_each(|_| std::hint::spin_loop()),
             _ => {}
         }
-        self.ended.push_back((index, carry_out("Eager", op)));
+        self.ended.push_back((index, carry_out("Eager", &Job::Plain(*op))));
         Push::Taken
     }
     fn doorbell(&mut self) {}
@@ -108,8 +147,8 @@ unsafe impl Engine for Eager {
 /// fails one, reports one twice, or takes its time to stop.
 #[derive(Debug)]
 pub(crate) struct Shuffled {
-    unrung: Vec<(u32, Operation)>,
-    running: Vec<(u32, Operation)>,
+    unrung: Vec<(u32, Job)>,
+    running: Vec<(u32, Job)>,
     rng: Rng,
 }
 
@@ -131,8 +170,19 @@ unsafe impl Engine for Shuffled {
         if self.rng.one_in(512) {
             return Push::Full;
         }
-        self.unrung.push((index, *op));
+        self.unrung.push((index, Job::Plain(*op)));
         Push::Taken
+    }
+    unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+        // Some of them are split.
+        if self.rng.one_in(2) {
+            return Push::Unsupported;
+        }
+        self.unrung.push((index, Job::of(op)));
+        Push::Taken
+    }
+    fn splits(&self, _: u64, _: u64) -> bool {
+        true
     }
     fn doorbell(&mut self) {
         self.running.append(&mut self.unrung);
@@ -144,12 +194,12 @@ unsafe impl Engine for Shuffled {
                 break;
             }
             let at = self.rng.below(self.running.len() as u64) as usize;
-            let (index, op) = self.running.swap_remove(at);
-            if self.rng.one_in(1024) && op.kind().is_some() {
+            let (index, job) = self.running.swap_remove(at);
+            if self.rng.one_in(1024) && job.may_fail() {
                 sink.complete(index, Outcome::Device(5), 0);
                 continue;
             }
-            let len = carry_out("Shuffled", &op);
+            let len = carry_out("Shuffled", &job);
             sink.complete(index, Outcome::Done, len);
             if self.rng.one_in(1024) {
                 sink.complete(index, Outcome::Done, len);
@@ -173,7 +223,7 @@ unsafe impl Engine for Shuffled {
 
 #[derive(Debug, Default)]
 struct Queue {
-    running: VecDeque<(u32, Operation)>,
+    running: VecDeque<(u32, Job)>,
     ended: VecDeque<(u32, u32)>,
     /// The device is at one now.
     busy: bool,
@@ -196,8 +246,8 @@ impl Far {
             queue.busy = next.is_some();
             next
         };
-        let Some((index, op)) = next else { return false };
-        let len = carry_out("Remote", &op);
+        let Some((index, job)) = next else { return false };
+        let len = carry_out("Remote", &job);
         let mut queue = self.lock();
         queue.busy = false;
         queue.ended.push_back((index, len));
@@ -213,7 +263,7 @@ impl Far {
 /// A device on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Remote {
-    unrung: Vec<(u32, Operation)>,
+    unrung: Vec<(u32, Job)>,
     far: Far,
 }
 
@@ -233,7 +283,11 @@ unsafe impl Engine for Remote {
         64
     }
     unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
-        self.unrung.push((index, *op));
+        self.unrung.push((index, Job::Plain(*op)));
+        Push::Taken
+    }
+    unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+        self.unrung.push((index, Job::of(op)));
         Push::Taken
     }
     fn doorbell(&mut self) {

@@ -1,53 +1,75 @@
 //! A lane: one channel after the other, with a ledger in which every accepted operation stands until it has completed.
 
 use crate::lives::{DONE, Life, Rng, Wrong, add, wrong};
-use crate::round::Live;
+use crate::round::{Live, list};
 use std::time::Duration;
 use tidegate_core::{Channel, Completion, Engine, Op, Seized, Status, Submit};
 
 /// Operations that may stand open: more than a channel's depth, since what a revoker withdrew waits to be fetched.
 const OPEN: u64 = 1024;
 
-/// Cookies that are open, and whose memory they name.
+/// An operation that is open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Entry {
+    cookie: u64,
+    /// 0: not known before it completes.
+    ticket: u64,
+    /// Bytes.
+    len: u64,
+    /// Whose memory it names.
+    lives: Option<[Life; 2]>,
+}
+
+impl Entry {
+    pub(crate) fn of(cookie: u64, lives: [Life; 2]) -> Entry {
+        Entry { cookie, ticket: 0, len: 0, lives: Some(lives) }
+    }
+
+    /// A revoke of what it names has begun.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.lives.is_some_and(|lives| lives.iter().any(|life| life.is_ending()))
+    }
+}
+
+/// Cookies that are open.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    slots: Box<[(u64, Option<Life>)]>,
+    slots: Box<[Entry]>,
     next: u64,
     pub(crate) open: u64,
 }
 
 impl Ledger {
     pub(crate) fn new() -> Ledger {
-        Ledger { slots: vec![(0, None); OPEN as usize].into_boxed_slice(), next: 1, open: 0 }
+        Ledger { slots: vec![Entry::default(); OPEN as usize].into_boxed_slice(), next: 1, open: 0 }
     }
 
-    fn slot(&mut self, cookie: u64) -> &mut (u64, Option<Life>) {
+    fn slot(&mut self, cookie: u64) -> &mut Entry {
         &mut self.slots[(cookie % OPEN) as usize]
     }
 
     /// The next cookie, if its place is free.
     pub(crate) fn cookie(&mut self) -> Option<u64> {
         let next = self.next;
-        (self.slot(next).0 == 0).then_some(next)
+        (self.slot(next).cookie == 0).then_some(next)
     }
 
-    pub(crate) fn accepted(&mut self, cookie: u64, life: Option<Life>) {
-        *self.slot(cookie) = (cookie, life);
+    pub(crate) fn accepted(&mut self, entry: Entry) {
+        *self.slot(entry.cookie) = entry;
         self.next += 1;
         self.open += 1;
     }
 
-    /// Strikes it out. False: it does not stand there.
-    pub(crate) fn ended(&mut self, cookie: u64) -> Option<Option<Life>> {
+    /// Strikes it out. `None`: it does not stand there.
+    pub(crate) fn ended(&mut self, cookie: u64) -> Option<Entry> {
         let slot = self.slot(cookie);
-        if cookie == 0 || slot.0 != cookie {
-            wrong(Wrong::Twice, 1, || format!("cookie {cookie} completes, the ledger has {}", slot.0));
+        if cookie == 0 || slot.cookie != cookie {
+            wrong(Wrong::Twice, 1, || format!("cookie {cookie} completes, the ledger has {}", slot.cookie));
             return None;
         }
-        let life = slot.1;
-        *slot = (0, None);
+        let entry = std::mem::take(slot);
         self.open -= 1;
-        Some(life)
+        Some(entry)
     }
 }
 
@@ -107,14 +129,22 @@ impl<E: Engine> Lane<E> {
             if lives.is_empty() {
                 break;
             }
-            let live = lives[rng.below(lives.len() as u64) as usize];
+            let mut pick = || &lives[rng.below(lives.len() as u64) as usize];
+            let (live, other) = (pick(), pick());
             let Some(cookie) = ledger.cookie() else { break };
-            let over = live.life.is_over();
-            match section.submit(live.operation(rng).cookie(cookie)) {
-                Submit::Queued(_) => {
-                    ledger.accepted(cookie, Some(live.life));
-                    if over {
-                        wrong(Wrong::Other, 1, || format!("accepted after the revoke of {:?}", live.life));
+            let over = [live, other].map(|live| live.life.is_over());
+            let (answer, len, whose) = if rng.one_in(8) {
+                let (list, whose) = list([live, other], E::CONFIRMS, rng);
+                (section.submit_list(&list.clone().cookie(cookie)), list.len(), whose)
+            } else {
+                let (op, len) = live.operation(rng);
+                (section.submit(op.cookie(cookie)), len, [live.life; 2])
+            };
+            match answer {
+                Submit::Queued(ticket) => {
+                    ledger.accepted(Entry { ticket: ticket.0, len, ..Entry::of(cookie, whose) });
+                    if over[0] || (over[1] && whose[0] != whose[1]) {
+                        wrong(Wrong::Other, 1, || format!("accepted after the revoke of {whose:?}"));
                     }
                 }
                 Submit::Stale(_) => add(&DONE.stale, 1),
@@ -155,12 +185,16 @@ impl<E: Engine> Lane<E> {
             }
             return;
         }
-        let Some(life) = self.ledger.ended(completion.cookie) else { return };
+        let Some(entry) = self.ledger.ended(completion.cookie) else { return };
+        let Completion { ticket, status, len, .. } = completion;
+        if ticket.0 != entry.ticket || (status == Status::Done && u64::from(len) != entry.len) {
+            wrong(Wrong::Other, 1, || format!("{completion:?} of {entry:?}"));
+        }
         let fair = match completion.status {
             Status::Done => true,
             Status::Device(5) => self.kind == Kind::Device,
             // A quiesce of the target revokes its windows without telling anybody here.
-            Status::Revoked => life.is_some_and(|l| l.is_ending()) || self.kind == Kind::Device,
+            Status::Revoked => entry.is_ending() || self.kind == Kind::Device,
             Status::Aborted => self.kind != Kind::Bystander,
             _ => false,
         };

@@ -38,6 +38,16 @@ impl Life {
         Life(pattern & !(0xff << 56))
     }
 
+    /// Positions of the devices' medium that hold its stamp.
+    pub(crate) fn position(self) -> u64 {
+        self.0 << 16
+    }
+
+    /// Whose is this position?
+    pub(crate) fn at(position: u64) -> Life {
+        Life(position >> 16)
+    }
+
     pub(crate) fn owns(self, word: u64) -> bool {
         word == self.base() || word == self.stamp()
     }

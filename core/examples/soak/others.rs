@@ -1,7 +1,7 @@
 //! Everybody else: who quiesces devices, who looks, who comes and goes, a device that dies, and an inbox.
 
 use crate::engines::{Buffer, Dead, HardStop, Mapped};
-use crate::lanes::{Kind, Ledger};
+use crate::lanes::{Entry, Kind, Ledger};
 use crate::lives::{DONE, Rng, Wrong, add, wrong};
 use crate::round::{World, settle};
 use std::sync::Arc;
@@ -210,8 +210,8 @@ fn submit(world: &World, mut submitter: Submitter, mut rng: Rng) {
             }
             let live = lives[rng.below(lives.len() as u64) as usize];
             let Some(cookie) = ledger.cookie() else { break };
-            match submitter.submit(live.operation(&mut rng).cookie(cookie)) {
-                Sent::Queued => ledger.accepted(cookie, Some(live.life)),
+            match submitter.submit(live.operation(&mut rng).0.cookie(cookie)) {
+                Sent::Queued => ledger.accepted(Entry::of(cookie, [live.life; 2])),
                 Sent::Full | Sent::Closed => break,
             }
         }
@@ -219,8 +219,8 @@ fn submit(world: &World, mut submitter: Submitter, mut rng: Rng) {
         let closed = submitter.is_closed();
         let n = submitter.poll(&mut out);
         for answer in &out[..n] {
-            let Some(life) = ledger.ended(answer.cookie) else { continue };
-            let ending = life.is_some_and(|life| life.is_ending());
+            let Some(entry) = ledger.ended(answer.cookie) else { continue };
+            let ending = entry.is_ending();
             let fair = match answer.result {
                 Ok(completion) => match completion.status {
                     Status::Done | Status::Aborted => true,

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_core::engine::cpu::Cpu;
 use tidegate_core::{
-    BarrierMode, Cause, ChannelConfig, DomainId, Fabric, Gate, Handle, Op, Reach, Region, Seat, Shared,
+    BarrierMode, Cause, ChannelConfig, DomainId, Fabric, Gate, Handle, Op, OpList, Reach, Region, Seat,
+    Shared, Span,
 };
 
 /// Regions that come and go.
@@ -30,15 +31,48 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Something that leaves nothing in the region but its own patterns.
-    pub(crate) fn operation(&self, rng: &mut Rng) -> Op {
+    /// Something that leaves nothing in the region but its own patterns; and its bytes.
+    pub(crate) fn operation(&self, rng: &mut Rng) -> (Op, u64) {
         let words = 1 + rng.below(8);
         let place = |rng: &mut Rng| {
             let at = rng.below(WORDS - words) * 8;
             self.handle.span(at..at + words * 8)
         };
         let (from, to) = (place(rng), place(rng));
-        if rng.one_in(8) { Op::copy(from, to) } else { Op::fill(to, self.life.stamp()) }
+        let op = if rng.one_in(8) { Op::copy(from, to) } else { Op::fill(to, self.life.stamp()) };
+        (op, words * 8)
+    }
+}
+
+/// Several pieces, of several regions if need be, as one operation; and whose they are. Two to four pieces, so that it
+/// fits the smallest ring if it is split. `medium`: the engine has one.
+pub(crate) fn list(lives: [&Live; 2], medium: bool, rng: &mut Rng) -> (OpList, [Life; 2]) {
+    let piece = |live: &Live, words: u64, rng: &mut Rng| {
+        let at = rng.below(WORDS - words) * 8;
+        live.handle.span(at..at + words * 8)
+    };
+    let both = lives.map(|live| live.life);
+    let [a, b] = lives;
+    match rng.below(if medium { 3 } else { 1 }) {
+        0 => {
+            // What is of a life stays in its region; the cuts of the two sides differ.
+            let words = 2 + rng.below(7);
+            let cut = 1 + rng.below(words - 1);
+            let mut cuts = |live: &Live, cut: u64| [piece(live, cut, rng), piece(live, words - cut, rng)];
+            let ([a1, a2], [b1, b2]) = (cuts(a, cut), cuts(b, words - cut));
+            let (from, to) = ([a1, a2, piece(b, words, rng)], [piece(a, words, rng), b1, b2]);
+            (OpList::copy(&from, &to), both)
+        }
+        1 => {
+            let to: Vec<Span<Shared>> =
+                (0..2 + rng.below(3)).map(|_| piece(a, 1 + rng.below(8), rng)).collect();
+            (OpList::read(a.life.position(), &to), [a.life; 2])
+        }
+        _ => {
+            let from: Vec<Span<Shared>> =
+                (0..2 + rng.below(3)).map(|n| piece(lives[n as usize % 2], 1 + rng.below(8), rng)).collect();
+            (OpList::write(&from, 0), both)
+        }
     }
 }
 

@@ -3,16 +3,20 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![expect(unsafe_code, reason = "implements the unsafe seams with a device that has no memory")]
 
+mod map;
+
+pub use map::{Hold, MockMap};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Barrier, Mutex};
 use tidegate_core::drain::Initiator;
-use tidegate_core::engine::{AddressSpace, Cancel, Engine, Flush, Operation, Outcome, Push, Sink, Target};
+use tidegate_core::engine::{
+    AddressSpace, Cancel, Engine, Flush, ListOperation, Operation, Outcome, Push, Sink, Target,
+};
 use tidegate_core::{
-    Access, Channel, ChannelConfig, Class, Completion, Deadline, DomainId, Extent, Fabric, Gate, MapError,
-    Mapping, Private, Reach, Region, Seat, Shared,
+    Access, Channel, ChannelConfig, Class, Completion, Deadline, DomainId, Fabric, Gate, MapError, OpKind,
+    Private, Reach, Region, Seat, Shared,
 };
 
 /// What happened, in order: `push 1`, `doorbell`, `cancel`, `readback w`, `unmap w`...
@@ -51,6 +55,12 @@ pub struct State {
     /// With the device.
     pub running: Vec<(u32, Operation)>,
     ended: VecDeque<(u32, Outcome, u32)>,
+    /// All pieces, of both sides, of the lists among them; the operation there is their first.
+    lists: HashMap<u32, (Vec<Target>, Vec<Target>)>,
+    /// Takes lists whole.
+    pub takes_lists: bool,
+    /// Lists of its medium may be split.
+    pub splits: bool,
     /// Windows with posted writes that have not arrived: device address, writes.
     pub posted: HashMap<u64, u64>,
     /// Completes everything at the doorbell.
@@ -87,6 +97,9 @@ impl Dev {
             unrung: Vec::new(),
             running: Vec::new(),
             ended: VecDeque::new(),
+            lists: HashMap::new(),
+            takes_lists: false,
+            splits: true,
             posted: HashMap::new(),
             auto: false,
             on_cancel: OnCancel::Stops,
@@ -138,7 +151,8 @@ impl Dev {
     pub fn touches(&self, at: &Range<u64>) -> bool {
         let hits = |t: &Target| at.contains(&t.address);
         let state = self.state.lock().unwrap();
-        let named = |(_, op): &(u32, Operation)| match op {
+        let named = |(index, op): &(u32, Operation)| match op {
+            _ if state.lists.get(index).is_some_and(|(from, to)| from.iter().chain(to).any(hits)) => true,
             Operation::Copy { from, to } => hits(from) || hits(to),
             Operation::Fill { to, .. } | Operation::Read { to, .. } => hits(to),
             Operation::Write { from, .. } => hits(from),
@@ -154,6 +168,13 @@ impl State {
         let (index, op) = self.running.remove(n);
         let mut len = 0;
         let mut outcome = outcome;
+        if let Some((_, to)) = self.lists.remove(&index) {
+            len = to.iter().map(|to| to.len as u32).sum();
+            for to in to.iter().filter(|to| to.window) {
+                *self.posted.entry(to.address).or_default() += 1;
+            }
+            return self.ended.push_back((index, outcome, len));
+        }
         match op {
             Operation::Copy { to, .. } | Operation::Fill { to, .. } | Operation::Read { to, .. } => {
                 len = to.len as u32;
@@ -194,6 +215,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
         if state.unrung.len() + state.running.len() >= state.room {
             return Push::Full;
         }
+        state.lists.remove(&index);
         state.unrung.push((index, *op));
         drop(state);
         match op {
@@ -201,6 +223,27 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
             _ => self.0.log.add("push"),
         }
         Push::Taken
+    }
+
+    unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
+        let (from, to, at) = (op.from.first().copied(), op.to.first().copied(), op.at);
+        let first = match (op.kind, from, to) {
+            _ if !self.0.see(|state| state.takes_lists) => return Push::Unsupported,
+            (OpKind::Copy, Some(from), Some(to)) => Operation::Copy { from, to },
+            (_, None, Some(to)) => Operation::Read { at, to },
+            (_, Some(from), _) => Operation::Write { from, at },
+            _ => return Push::Unsupported,
+        };
+        // SAFETY: 1. nothing is ever touched.
+        let answer = unsafe { self.push(index, &first) };
+        if answer == Push::Taken {
+            self.0.set(|state| drop(state.lists.insert(index, (op.from.to_vec(), op.to.to_vec()))));
+        }
+        answer
+    }
+
+    fn splits(&self, _: u64, _: u64) -> bool {
+        self.0.see(|state| state.splits)
     }
 
     fn doorbell(&mut self) {
@@ -261,88 +304,6 @@ unsafe impl<const CONFIRMS: bool> Engine for Mock<CONFIRMS> {
 impl<const CONFIRMS: bool> Drop for Mock<CONFIRMS> {
     fn drop(&mut self) {
         self.0.log.add("engine dropped");
-    }
-}
-
-/// A mapping that logs, and notes when it is unmapped under a descriptor.
-#[derive(Debug)]
-pub struct MockMap {
-    name: String,
-    /// Device addresses.
-    pub at: Range<u64>,
-    log: Log,
-    devs: Vec<Dev>,
-    /// Unmap fails with this errno.
-    pub fails: Mutex<Option<i32>>,
-    /// Unmap waits until this opens.
-    pub hang: Mutex<Option<Arc<Hold>>>,
-    pub stopped: AtomicBool,
-    pub lent: AtomicBool,
-}
-
-/// Blocks until opened.
-#[derive(Debug, Default)]
-pub struct Hold(Mutex<bool>, Condvar);
-
-impl Hold {
-    pub fn open(&self) {
-        *self.0.lock().unwrap() = true;
-        self.1.notify_all();
-    }
-    pub fn wait_some_time(&self) {
-        let open = self.0.lock().unwrap();
-        let _ = self.1.wait_timeout_while(open, Duration::from_secs(10), |open| !*open).unwrap();
-    }
-    pub fn wait(&self) {
-        let mut open = self.0.lock().unwrap();
-        while !*open {
-            open = self.1.wait(open).unwrap();
-        }
-    }
-}
-
-// SAFETY: 1. nothing is mapped, and no engine of these tests touches memory.
-unsafe impl Mapping for MockMap {
-    fn extent(&self) -> Extent {
-        Extent { device: self.at.start, cpu: None, len: LEN }
-    }
-    fn unmap(&self) -> Result<(), MapError> {
-        let hang = self.hang.lock().unwrap().clone();
-        if let Some(hold) = hang {
-            hold.wait();
-        }
-        if let Some(errno) = *self.fails.lock().unwrap() {
-            return Err(MapError { op: "unmap", errno });
-        }
-        if self.devs.iter().any(|dev| dev.touches(&self.at)) {
-            self.log.add(format!("VIOLATION: {} unmapped under a descriptor", self.name));
-        }
-        let posted = |dev: &Dev| dev.see(|s| s.posted.keys().any(|at| self.at.contains(at)));
-        if self.devs.iter().any(posted) {
-            self.log.add(format!("unflushed {}", self.name));
-        }
-        self.log.add(format!("unmap {}", self.name));
-        self.stopped.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-    fn detach(&self) -> Result<(), MapError> {
-        Ok(())
-    }
-    fn read_back(&self) -> bool {
-        self.log.add(format!("cpu read {}", self.name));
-        true
-    }
-    fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-    fn is_lent(&self) -> bool {
-        self.lent.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for MockMap {
-    fn drop(&mut self) {
-        self.log.add(format!("{} freed", self.name));
     }
 }
 

@@ -1,7 +1,8 @@
-//! Random schedules against a reference model: submit, complete out of order, twice or never, revoke, quiesce, cancel,
+//! Random schedules against a reference model: submit one or a list of several, complete out of order, twice or never, revoke, quiesce, cancel,
 //! sleep, die, park, drop, make anew. One thread plays them, so a seed is a schedule: proptest shrinks what fails and prints
 //! it. (Threads at the same time: `core/examples/soak`.)
 
+mod ask;
 #[path = "../common/mod.rs"]
 mod common;
 mod model;

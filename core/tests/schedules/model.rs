@@ -1,6 +1,7 @@
 //! The reference: what may happen to every ticket, region and channel, told without epochs, atomics or rings. It errs
 //! on the side of what is allowed where a drain has a choice of moments; what it forbids is wrong at any moment.
 
+use crate::ask::Ask;
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::{Completion, Status, Submit};
 
@@ -10,8 +11,30 @@ pub(crate) struct Open {
     pub(crate) cookie: u64,
     /// Regions it names, by number.
     pub(crate) names: Vec<usize>,
-    /// What the device said of it.
+    /// Its first ticket: a list is several, and has the last.
+    pub(crate) first: u64,
+    /// The device knows only its last entry.
+    pub(crate) whole: bool,
+    /// Tickets that the device has yet to end.
+    pub(crate) left: Vec<u64>,
+    /// Bytes that a success moves.
+    pub(crate) len: u32,
+    /// The first failure that the device reported of it.
+    pub(crate) worst: Status,
+    /// What the device said of it, once it had ended all of it.
     pub(crate) said: Option<Status>,
+}
+
+impl Open {
+    /// The first of its entries that is surely in use.
+    fn in_use(&self, ticket: u64) -> u64 {
+        match self.said {
+            None if self.whole => self.first,
+            None => self.left.iter().copied().min().unwrap_or(ticket),
+            // Which of them waits to be retired is not known.
+            Some(_) => ticket,
+        }
+    }
 }
 
 /// One channel, from its making to its drop.
@@ -133,43 +156,71 @@ impl Model {
     }
 
     /// Judges the answer of a submit on an open pin, and takes note of it.
-    pub(crate) fn submitted(
-        &mut self,
-        n: usize,
-        answer: Submit,
-        cookie: u64,
-        names: &[usize],
-        to: Option<usize>,
-    ) {
+    pub(crate) fn submitted(&mut self, n: usize, answer: Submit, cookie: u64, ask: &Ask) {
+        let names: BTreeSet<usize> = ask.names.iter().flatten().copied().collect();
+        let entries = ask.names.len() as u64;
         let stale = names.iter().any(|r| self.marked.contains(r));
         let touched = self.may_have_been_touched(n);
-        let windows: BTreeSet<usize> = to.into_iter().filter(|r| self.windows.contains(r)).collect();
+        let windows: BTreeSet<usize> = ask.to.iter().copied().filter(|r| self.windows.contains(r)).collect();
         let Some(channel) = self.channels.get_mut(&n) else { panic!("no channel {n}") };
-        let oldest = channel.open.keys().next().copied();
-        let span = oldest.map_or(0, |oldest| channel.last + 1 - oldest);
+        // Entries of a list that ended before the rest of it are free, and those of a whole list are not.
+        let taken = |oldest: Option<u64>| oldest.map_or(0, |oldest| channel.last + 1 - oldest);
+        let (least, most) = (
+            taken(channel.open.iter().map(|(ticket, open)| open.in_use(*ticket)).min()),
+            taken(channel.open.values().map(|open| open.first).min()),
+        );
         match answer {
             Submit::Queued(ticket) => {
                 assert!(!stale, "accepted after the mark");
                 assert!(!channel.closing, "accepted by a closing channel");
-                assert!(ticket.0 > channel.last, "a ticket was given twice");
-                assert!(touched || span < channel.depth, "accepted beyond the depth");
+                assert_eq!(ask.denied, None, "not something that this channel does");
+                assert!(ticket.0 >= channel.last + entries, "a ticket was given twice");
+                assert!(touched || least + entries <= channel.depth, "accepted beyond the depth");
                 channel.last = ticket.0;
                 channel.wrote.extend(&windows);
-                let open = Open { cookie, names: names.to_vec(), said: None };
+                let (first, own) = (ticket.0 + 1 - entries, ask.own as u64);
+                let (left, worst) = ((ticket.0 + 1 - own..=ticket.0).collect(), Status::Done);
+                let names = names.into_iter().collect();
+                let open = Open {
+                    cookie,
+                    names,
+                    first,
+                    whole: own < entries,
+                    left,
+                    len: ask.len,
+                    worst,
+                    said: None,
+                };
                 channel.open.insert(ticket.0, open);
             }
             Submit::Stale(_) => assert!(stale, "stale without a revoke"),
             Submit::Closed(_) => assert!(channel.closing || touched, "closed by nobody"),
-            Submit::Full => assert!(span >= channel.depth || touched, "full at {span} of {}", channel.depth),
-            Submit::Denied(flow) => panic!("denied: {flow:?}"),
+            Submit::Full => {
+                assert!(most + entries > channel.depth || touched, "full at {most} of {}", channel.depth);
+            }
+            Submit::Denied(flow) => {
+                assert!(!stale, "a revoked region is looked at first");
+                assert_eq!(Some(flow), ask.denied, "{ask:?}");
+            }
         }
     }
 
-    /// The device ended this ticket.
-    pub(crate) fn said(&mut self, n: usize, ticket: u64, status: Status) {
-        if let Some(open) = self.channels.get_mut(&n).and_then(|c| c.open.get_mut(&ticket)) {
-            open.said = Some(status);
+    /// The device ended the operation at this entry of the ring. False: there is none.
+    pub(crate) fn said(&mut self, n: usize, index: u32, status: Status) -> bool {
+        let Some(channel) = self.channels.get_mut(&n) else { return false };
+        // Tickets and entries of the ring go round together.
+        let entries = (channel.depth + 1).next_power_of_two();
+        let is = |ticket: &u64| *ticket % entries == u64::from(index);
+        // The newest, if an older one of the entry was withdrawn and waits to be fetched.
+        let Some(open) = channel.open.values_mut().rev().find(|open| open.left.iter().any(is)) else {
+            return false;
+        };
+        open.left.retain(|ticket| !is(ticket));
+        if open.worst == Status::Done {
+            open.worst = status;
         }
+        open.said = open.left.is_empty().then_some(open.worst);
+        true
     }
 
     /// Judges a completion that was handed out.
@@ -195,6 +246,7 @@ impl Model {
             }
             other => {
                 assert_eq!(Some(other), open.said, "the device did not say so");
+                assert!(other != Status::Done || completion.len == open.len, "{completion:?} of {open:?}");
                 channel.ended += 1;
             }
         }

@@ -5,11 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tidegate_core::drain::Initiator;
 use tidegate_core::engine::Engine;
-use tidegate_core::{Channel, Completion, Counters, MapError, Op, Seized, Submit, Ticket, Unconfirmable};
+use tidegate_core::{
+    Channel, Completion, Counters, MapError, Op, OpList, Seized, Submit, Ticket, Unconfirmable,
+};
 
 /// A channel of any engine.
 pub(crate) trait Owner {
     fn submit(&mut self, ops: &[Op]) -> Result<Vec<Submit>, Seized>;
+    fn submit_list(&mut self, list: &OpList) -> Result<Submit, Seized>;
     fn confirm(&mut self) -> Result<Result<Submit, Unconfirmable>, Seized>;
     fn poll(&mut self, room: usize) -> Result<Vec<Completion>, Seized>;
     fn sleep(&mut self) -> Result<(), Seized>;
@@ -25,6 +28,9 @@ impl<E: Engine> Owner for Channel<E> {
     fn submit(&mut self, ops: &[Op]) -> Result<Vec<Submit>, Seized> {
         let mut section = self.pin()?;
         Ok(ops.iter().map(|op| section.submit(*op)).collect())
+    }
+    fn submit_list(&mut self, list: &OpList) -> Result<Submit, Seized> {
+        Ok(self.pin()?.submit_list(list))
     }
     fn confirm(&mut self) -> Result<Result<Submit, Unconfirmable>, Seized> {
         Ok(self.pin()?.confirm())

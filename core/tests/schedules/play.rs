@@ -1,9 +1,10 @@
 //! Plays a schedule against the fabric and the model at once.
 
+use crate::ask::{self, Ask, Lists};
 use crate::common::{CANCEL, Dev, FORCE, Mock, MockMap, OnCancel, PATIENT, World};
 use crate::model::{ChannelModel, Model};
 use crate::owner::{HardStop, Owner};
-use crate::step::{By, Step, What};
+use crate::step::{By, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ struct Lane {
     owner: Box<dyn Owner + Send>,
     dev: Dev,
     in_order: bool,
+    lists: Lists,
     twice: u64,
 }
 
@@ -76,8 +78,8 @@ impl Play {
             maps: BTreeMap::new(),
             next: 0,
         };
-        for (device, in_order) in [(0, false), (1, true)] {
-            play.open(device, in_order, true);
+        for (device, in_order, lists) in [(0, false, 0), (1, true, 1)] {
+            play.open(device, in_order, true, lists);
         }
         for window in [false, false, true] {
             play.register(window);
@@ -90,7 +92,7 @@ impl Play {
         self.next
     }
 
-    fn open(&mut self, device: usize, in_order: bool, confirms: bool) {
+    fn open(&mut self, device: usize, in_order: bool, confirms: bool, lists: u8) {
         // The gpu has no channels of its own.
         let device = [0, 2][device % 2];
         if self.lanes.len() >= 4 {
@@ -114,9 +116,11 @@ impl Play {
         assert_eq!(owner.is_some(), gate.check().is_ok(), "a channel is made where the gate is open");
         let Some(owner) = owner else { return };
         let n = self.number();
+        let lists = Lists { whole: lists == 0, splits: lists == 1, depth: u64::from(depth) };
+        dev.set(|s| (s.takes_lists, s.splits) = (lists.whole, lists.splits));
         self.all.push(dev.clone());
         self.devices[device].stop.devs.lock().unwrap().push(dev.clone());
-        self.lanes.insert(n, Lane { owner, dev, in_order, twice: 0 });
+        self.lanes.insert(n, Lane { owner, dev, in_order, lists, twice: 0 });
         let model = ChannelModel { depth: u64::from(depth), device, ..ChannelModel::default() };
         self.model.channels.insert(n, model);
     }
@@ -140,19 +144,6 @@ impl Play {
         }
     }
 
-    /// An operation, what it names, and what it writes.
-    fn operation(&self, what: What, a: usize, b: usize) -> Option<(Op, Vec<usize>, Option<usize>)> {
-        let (a, b) = (pick(&self.regions, a)?, pick(&self.regions, b)?);
-        let span = |n: usize| self.regions[&n].0.span();
-        Some(match what {
-            What::Fill => (Op::fill(span(a), 1), vec![a], Some(a)),
-            What::Copy => (Op::copy(span(a), span(b)), vec![a, b], Some(b)),
-            What::Read => (Op::read(0, span(a)), vec![a], Some(a)),
-            What::Write => (Op::write(span(a), 0), vec![a], None),
-            What::Fence => (Op::fence(), vec![], None),
-        })
-    }
-
     /// Any use of a channel wakes its owner; a channel that a drain has in hand answers `Seized`, no other does.
     fn used<R>(&mut self, n: usize, result: Result<R, Seized>) -> Option<R> {
         if let Some(channel) = self.model.channels.get_mut(&n) {
@@ -164,14 +155,28 @@ impl Play {
         result.ok()
     }
 
-    fn submit(&mut self, n: usize, what: What, a: usize, b: usize, times: usize) {
-        let Some((op, names, to)) = self.operation(what, a, b) else { return };
+    fn submit(&mut self, n: usize, what: crate::step::What, a: usize, b: usize, times: usize) {
+        let (Some(a), Some(b)) = (pick(&self.regions, a), pick(&self.regions, b)) else { return };
+        let (op, ask) = ask::plain(&self.regions, what, a, b);
         let cookies: Vec<u64> = (0..times).map(|_| self.number() as u64).collect();
         let ops: Vec<Op> = cookies.iter().map(|cookie| op.cookie(*cookie)).collect();
         let Some(lane) = self.lanes.get_mut(&n) else { return };
         let answers = lane.owner.submit(&ops);
         for (answer, cookie) in self.used(n, answers).unwrap_or_default().into_iter().zip(cookies) {
-            self.model.submitted(n, answer, cookie, &names, to);
+            self.model.submitted(n, answer, cookie, &ask);
+        }
+    }
+
+    fn list(&mut self, n: usize, from: &[usize], to: &[usize]) {
+        let some = |side: &[usize]| side.iter().filter_map(|r| pick(&self.regions, *r)).collect::<Vec<_>>();
+        let (from, to, cookie) = (some(from), some(to), self.number() as u64);
+        let Some(lane) = self.lanes.get_mut(&n).filter(|_| !(from.is_empty() && to.is_empty())) else {
+            return;
+        };
+        let (list, ask) = ask::list(&self.regions, &from, &to, lane.lists);
+        let answer = lane.owner.submit_list(&list.cookie(cookie));
+        if let Some(answer) = self.used(n, answer) {
+            self.model.submitted(n, answer, cookie, &ask);
         }
     }
 
@@ -181,12 +186,15 @@ impl Play {
         if let Some(Ok(Submit::Queued(ticket))) = self.used(n, answer) {
             if ticket.0 != 0 {
                 // Several tickets may be its own; it completes once, with the last. The mock ends it by itself.
-                self.model.submitted(n, Submit::Queued(ticket), 0, &[], None);
-                self.model.said(n, ticket.0, Status::Done);
+                let last = self.model.channels[&n].last;
+                let ask = Ask { names: vec![vec![]], to: vec![], own: 1, len: 0, denied: None };
+                self.model.submitted(n, Submit::Queued(ticket), 0, &ask);
                 // It names the windows that were written.
                 let channel = self.model.channels.get_mut(&n).unwrap();
                 let wrote = channel.wrote.iter().copied().collect();
-                channel.open.get_mut(&ticket.0).unwrap().names = wrote;
+                let open = channel.open.get_mut(&ticket.0).unwrap();
+                (open.names, open.first, open.said) = (wrote, last + 1, Some(Status::Done));
+                open.left.clear();
             }
         }
     }
@@ -203,16 +211,9 @@ impl Play {
         if matches!(op, Operation::ReadBack { .. }) {
             return;
         }
-        // Tickets and entries of the ring go round together.
-        let entries = (self.model.channels[&n].depth + 1).next_power_of_two();
-        let open = &self.model.channels[&n].open;
-        // The newest, if an older one of the entry was withdrawn and waits to be fetched.
-        let ticket = open.iter().rev().find(|(t, o)| **t % entries == u64::from(index) && o.said.is_none());
-        match ticket.map(|(ticket, _)| *ticket) {
-            Some(ticket) => self.model.said(n, ticket, status),
-            // Withdrawn from a device that could not be stopped.
-            None => assert!(self.model.may_have_been_stopped(n), "the device ends what was not accepted"),
-        }
+        // Else: withdrawn from a device that could not be stopped.
+        let accepted = self.model.said(n, index, status);
+        assert!(accepted || self.model.may_have_been_stopped(n), "the device ends what was not accepted");
     }
 
     fn poll(&mut self, n: usize, room: usize) {
@@ -353,6 +354,7 @@ impl Play {
                     self.submit(n, *what, *a, *b, *times);
                 }
             }
+            Step::List(c, from, to) => drop(lane(c).map(|n| self.list(n, from, to))),
             Step::Confirm(c) => drop(lane(c).map(|n| self.confirm(n))),
             Step::Complete(c, at, how) => drop(lane(c).map(|n| self.complete(n, *at, *how))),
             Step::Twice(c, at) => {
@@ -387,7 +389,7 @@ impl Play {
                 self.model.channels.get_mut(&n).unwrap().asleep = None;
             }
             Step::DropChannel(c) => drop(lane(c).map(|n| self.drop_channel(n))),
-            Step::Open(device, in_order, confirms) => self.open(*device, *in_order, *confirms),
+            Step::Open(device, in_order, confirms, lists) => self.open(*device, *in_order, *confirms, *lists),
             Step::Register(window) => self.register(*window),
             Step::DropRegion(r) => {
                 let Some(n) = pick(&self.regions, *r) else { return };
@@ -463,11 +465,8 @@ impl Play {
             for at in 0..self.revokes.len() {
                 self.turn(at);
             }
-            (0..3)
-                .filter(|d| self.devices[*d].quiet.is_none())
-                .collect::<Vec<_>>()
-                .iter()
-                .for_each(|d| self.restore(*d));
+            let closing: Vec<_> = (0..3).filter(|d| self.devices[*d].quiet.is_none()).collect();
+            closing.iter().for_each(|d| self.restore(*d));
         }
         assert!(self.revokes.is_empty(), "a revoke does not end");
         // What is not held any more goes, once the devices of dropped channels answer.

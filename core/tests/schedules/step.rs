@@ -18,13 +18,14 @@ pub(crate) enum What {
     Read,
     Write,
     Fence,
-    // Scatter-gather belongs here: one more kind, and what it names in `Play::operation`.
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// Channel, kind, regions, so many in one section.
     Submit(usize, What, usize, usize, usize),
+    /// Channel, regions of the pieces on either side.
+    List(usize, Vec<usize>, Vec<usize>),
     Confirm(usize),
     /// Channel, which of those with the device, how: 0 fails.
     Complete(usize, usize, u16),
@@ -37,8 +38,8 @@ pub(crate) enum Step {
     Die(usize),
     Park(usize),
     DropChannel(usize),
-    /// Device, in order?, confirms?
-    Open(usize, bool, bool),
+    /// Device, in order?, confirms?, lists: whole, split, or only copies split.
+    Open(usize, bool, bool, u8),
     Register(bool),
     DropRegion(usize),
     Revoke(Vec<usize>, By),
@@ -56,6 +57,7 @@ pub(crate) enum Step {
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     let n = || 0..64_usize;
     let by = || prop_oneof![Just(By::Patient), Just(By::Cancel), Just(By::Force)];
+    let pieces = || prop::collection::vec(n(), 0..5);
     let what = prop_oneof![
         4 => Just(What::Fill),
         2 => Just(What::Copy),
@@ -65,6 +67,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         12 => (n(), what, n(), n(), 1..6_usize).prop_map(|(c, w, a, b, k)| Step::Submit(c, w, a, b, k)),
+        6 => (n(), pieces(), pieces()).prop_map(|(c, from, to)| Step::List(c, from, to)),
         2 => n().prop_map(Step::Confirm),
         10 => (n(), n(), 0..4_u16).prop_map(|(c, at, how)| Step::Complete(c, at, how)),
         1 => (n(), n()).prop_map(|(c, at)| Step::Twice(c, at)),
@@ -73,7 +76,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => n().prop_map(Step::Die),
         1 => n().prop_map(Step::Park),
         1 => n().prop_map(Step::DropChannel),
-        2 => (n(), any::<bool>(), any::<bool>()).prop_map(|(d, o, c)| Step::Open(d, o, c)),
+        2 => (n(), any::<bool>(), any::<bool>(), 0..3_u8).prop_map(|(d, o, c, l)| Step::Open(d, o, c, l)),
         3 => any::<bool>().prop_map(Step::Register),
         1 => n().prop_map(Step::DropRegion),
         4 => (prop::collection::vec(n(), 1..4), by()).prop_map(|(r, by)| Step::Revoke(r, by)),
