@@ -275,7 +275,7 @@ impl Table {
         let mut free = lock(&self.free);
         let free = &mut *free;
         if !free.windows.is_empty() {
-            slots.iter().for_each(|index| drop(free.windows.remove(index)));
+            slots.iter().for_each(|index| _ = free.windows.remove(index));
         }
         free.reusable.extend(slots);
     }
