@@ -18,9 +18,9 @@ use job::{Job, PIECE, Runner};
 pub struct CpuConfig {
     /// Operations in flight at most. Default 256.
     pub depth: u32,
-    /// Bytes moved in one turn: at the end of a section that submitted, and in each poll. It bounds how long a
-    /// section is. A revoke past its `cancel` deadline waits for at most two sections, and copies nothing itself.
-    /// Whole pages, at least one. Default 32 KiB.
+    /// Bytes moved in one turn: in a poll and at the end of a section that submitted, both together. It bounds how
+    /// long a section is that polls once. A revoke past its `cancel` deadline waits for at most two sections, and
+    /// copies nothing itself. Whole pages, at least one. Default 16 KiB.
     pub chunk: u64,
     /// What copies. Default [`Copier::calibrated`].
     pub copier: Copier,
@@ -28,7 +28,7 @@ pub struct CpuConfig {
 
 impl Default for CpuConfig {
     fn default() -> Self {
-        CpuConfig { depth: 256, chunk: 32 << 10, copier: Copier::calibrated() }
+        CpuConfig { depth: 256, chunk: 16 << 10, copier: Copier::calibrated() }
     }
 }
 
@@ -41,16 +41,19 @@ impl CpuConfig {
 
 /// Copies and fills in the thread that polls. In order; it reaches host memory of every domain.
 ///
-/// The doorbell (the end of a section that submitted) works for one turn, of [`CpuConfig::chunk`] bytes; so does
-/// each poll while something is left. What is longer is done in pieces over several polls, so a section stays short
-/// and a revoke past its `cancel` deadline finds the channel free after the turn under way. Nothing runs in the
-/// background. No system call, lock, allocation; at the end of a turn with non-temporal stores one `sfence`.
+/// Each poll works for one turn, of [`CpuConfig::chunk`] bytes, while something is left; the doorbell (the end of a
+/// section that submitted) for what the last poll has left of its turn. What is longer is done in pieces over
+/// several polls, so a section stays short and a revoke past its `cancel` deadline finds the channel free
+/// after the turn under way. Nothing runs in the background. No system call, lock, allocation; at the end of a turn
+/// with non-temporal stores one `sfence`.
 #[derive(Debug)]
 pub struct Cpu {
     /// A power of two, more than `depth`.
     jobs: Box<[Job]>,
     depth: u32,
     chunk: u64,
+    /// What is left of the turn that a poll began: a section's end must not begin a second one.
+    budget: u64,
     /// `retired <= worked <= rung <= pushed`, each a count.
     pushed: u64,
     rung: u64,
@@ -69,10 +72,12 @@ impl Cpu {
     pub fn with(config: CpuConfig) -> Self {
         let depth = config.depth.clamp(1, 1 << 16);
         let room = (depth as usize + 1).next_power_of_two();
+        let chunk = (config.chunk & !(PIECE - 1)).max(PIECE);
         Cpu {
             jobs: vec![Job::NOTHING; room].into_boxed_slice(),
             depth,
-            chunk: (config.chunk & !(PIECE - 1)).max(PIECE),
+            chunk,
+            budget: chunk,
             pushed: 0,
             rung: 0,
             worked: 0,
@@ -86,10 +91,9 @@ impl Cpu {
         count as usize & (self.jobs.len() - 1)
     }
 
-    /// Works on what was rung for one chunk.
+    /// Works on what was rung for `budget` bytes; what is left of them.
     #[inline]
-    fn turn(&mut self) {
-        let mut budget = self.chunk;
+    fn turn(&mut self, mut budget: u64) -> u64 {
         while self.worked != self.rung && budget > 0 {
             let at = self.at(self.worked);
             let Some(job) = self.jobs.get(at) else { break };
@@ -101,6 +105,7 @@ impl Cpu {
         }
         // A revoker may have the memory as soon as this section has ended: nothing may still be on its way.
         self.runner.publish();
+        budget
     }
 }
 
@@ -132,13 +137,14 @@ unsafe impl Engine for Cpu {
     #[inline]
     fn doorbell(&mut self) {
         self.rung = self.pushed;
-        self.turn();
+        self.turn(self.budget);
+        self.budget = self.chunk;
     }
 
     #[inline]
     fn retire(&mut self, sink: &mut Sink<'_>) {
         if self.worked != self.rung {
-            self.turn();
+            self.budget = self.turn(self.chunk);
         }
         self.reap(sink);
     }

@@ -214,6 +214,27 @@ fn a_section_moves_one_chunk() {
 }
 
 #[test]
+fn a_section_that_polls_and_submits_moves_one_chunk_too() {
+    const LEN: u64 = 8 * 4096;
+    let mut rig = Rig::new(Cpu::with(config(2 * 4096)), 2, LEN);
+    rig.regions[0].write(0, &noise(LEN)).unwrap();
+    let copied = |rig: &Rig<Cpu>| rig.bytes(1).iter().take_while(|b| **b != 0).count();
+    let fence = |rig: &mut Rig<Cpu>| {
+        let mut pinned = rig.channel.pin().unwrap();
+        pinned.poll(&mut [Completion::EMPTY; 4]);
+        assert!(matches!(pinned.submit(Op::fence()), Submit::Queued(_)));
+    };
+    rig.submit(&[rig.copy(0, 1)]);
+    assert_eq!(copied(&rig), 2 * 4096);
+    for chunk in 2..=4 {
+        fence(&mut rig);
+        assert_eq!(copied(&rig), chunk * 2 * 4096, "the poll's turn, and none at the end");
+    }
+    rig.complete(3);
+    assert!(rig.bytes(1) == noise(LEN));
+}
+
+#[test]
 fn no_ops_use_up_a_turn_too() {
     let mut rig = Rig::new(Cpu::with(config(4096)), 1, 4096);
     rig.submit(&[Op::fence(); 1000]);
