@@ -22,6 +22,7 @@ pub struct Kind {
 /// Every kind; a row for each id.
 pub const KINDS: &[Kind] = &[
     Kind { name: "edu", id: Id::Device(0x1234, 0x11e8) },
+    Kind { name: "igb", id: Id::Device(0x8086, 0x10c9) },
     Kind { name: "nvme", id: Id::Class(0x01_0802) },
     Kind { name: "softnic", id: Id::Device(0x5447, 0x0001) },
 ];

@@ -3,6 +3,7 @@
 //! | driver | device | operations | confirms |
 //! |---|---|---|---|
 //! | [`edu::Edu`] | QEMU's `edu`, and its model in [`crate::soft`] | copy, fill, fence | yes |
+//! | [`igb::Igb`] | Intel's 82576 (QEMU's `igb`), and its model | read (receive), write (transmit), lists of them, fence | no |
 //! | [`nvme::Nvme`] | an NVMe controller, and its model | read, write, fence; flush and deallocate | yes, by Compare |
 //! | [`softnic::SoftNic`] | the NIC of [`crate::soft`] | read (receive), write (transmit), copy, fence | yes |
 //!
@@ -35,6 +36,7 @@
 mod conformance;
 
 pub mod edu;
+pub mod igb;
 mod kinds;
 pub mod nvme;
 pub mod softnic;

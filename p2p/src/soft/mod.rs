@@ -63,7 +63,7 @@ pub use builder::{BuildError, Builder, Peers, Route};
 pub use chance::Chance;
 pub use description::Description;
 pub use device::{
-    Action, DeviceModel, Edu, GPU_ID, Gpu, MAX_READ, Nic, OwnMemory, Reply, Turn, Wire, WireError,
+    Action, DeviceModel, Edu, GPU_ID, Gpu, Igb, MAX_READ, Nic, OwnMemory, Reply, Turn, Wire, WireError,
     gpu_register,
 };
 pub use function::OpenFunction;

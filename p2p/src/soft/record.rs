@@ -185,6 +185,8 @@ pub enum FaultKind {
         /// How much later.
         after: u64,
     },
+    /// The next n frames from the wire are lost in the device (igb).
+    DropFrames(u32),
     /// A queue disable is never acknowledged (NIC).
     HungDisable,
     /// The function is gone: never completes, never answers; registers and config space read all-ones.

@@ -42,6 +42,7 @@ pub(crate) fn a_cancel_ends_everything_once_and_the_queue_resumes<B: Backend, S:
         rig.channel().reclaim(&mut done).unwrap();
         done.extend(rig.complete(6 - done.len()));
         check_ends(&done, 6);
+        S::clear(rig);
         assert_eq!(report.in_flight, report.drained + report.revoked + report.failed);
         let (len, at) = (rig.len(64), rig.at(64));
         S::stock(rig, 1, &pattern(round, len));
@@ -82,6 +83,7 @@ pub(crate) fn a_channel_dropped_in_mid_flight_leaves_nothing<B: Backend, S: On<B
         rig.until("nothing of the engine is mapped", Rig::is_bare);
         assert!(rig.fabric.inspect().quarantine.is_empty());
         rig.open(DEPTH);
+        S::clear(rig);
         let short = rig.len(64);
         S::stock(rig, 1, &pattern(2, short));
         let op = S::load(rig, 1, rig.host(0x1000, short));

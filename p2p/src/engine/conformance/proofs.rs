@@ -153,11 +153,11 @@ pub(crate) fn a_confirm_pushes_what_is_still_on_its_way<B: Backend, S: On<B>>(ri
 pub(crate) fn a_revoke_flushes_the_window<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let (short, bytes) = (rig.len(100), pattern(4, rig.len(500)));
     let (at, len) = (rig.at(0x1001), bytes.len() as u64);
+    hold(rig, true);
+    write(rig, at, &bytes);
     for n in 0..u64::from(DEPTH) {
         S::stock(rig, 40 + n, &pattern(n as u32, short));
     }
-    hold(rig, true);
-    write(rig, at, &bytes);
     for n in 0..u64::from(DEPTH) {
         let op = S::load(rig, 40 + n, rig.host(0x1000 + short * n, short));
         rig.submit(op);

@@ -67,6 +67,8 @@ pub(crate) struct Piece {
 
 /// Dropped in this order: channel, regions, devices.
 pub(crate) struct Rig<B: Backend, S: On<B>> {
+    /// What the subject keeps with it: a peer on its wire.
+    pub(crate) kept: Option<Box<dyn std::any::Any>>,
     channel: Option<Channel<S::Engine>>,
     /// `None` only while it is recovered.
     window: Option<Import<B, Shared>>,
@@ -110,6 +112,7 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         let bar = (bar, exporter.function().map_bar(bar).unwrap());
         let bare = format!("{:?}", lock(&domain.0.iovas));
         let mut rig = Rig {
+            kept: None,
             channel: None,
             window: Some(window),
             host,
@@ -354,7 +357,7 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
 }
 
 /// Attaches, once a former rig's last drain has let go of the device.
-fn attach<B: Backend>(domain: &Domain<B>, at: PciAddress) -> Device<B> {
+pub(crate) fn attach<B: Backend>(domain: &Domain<B>, at: PciAddress) -> Device<B> {
     let start = Instant::now();
     loop {
         match domain.attach(at) {

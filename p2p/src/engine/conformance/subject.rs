@@ -39,6 +39,14 @@ pub(crate) trait Subject: Sized + 'static {
     fn stock<B: Backend>(rig: &mut Rig<B, Self>, n: u64, bytes: &[u8])
     where
         Self: On<B>;
+    /// Empties all places. Called where operations were withdrawn: who knows what of the stock is left, and the next load must
+    /// not get it. For engines whose places are taken from in the order of stocking; of others nothing is left over.
+    fn clear<B: Backend>(rig: &mut Rig<B, Self>)
+    where
+        Self: On<B>,
+    {
+        let _ = rig;
+    }
     /// Brings as many bytes as `to` is long from place `n`.
     fn load<B: Backend>(rig: &mut Rig<B, Self>, n: u64, to: Piece) -> Op
     where

@@ -2,6 +2,7 @@
 
 mod edu;
 mod gpu;
+mod igb;
 pub mod nvme;
 pub(super) mod softnic;
 mod wire;
@@ -9,6 +10,7 @@ mod wire;
 pub use edu::Edu;
 pub(super) use gpu::shape as gpu_shape;
 pub use gpu::{GPU_ID, Gpu, gpu_register};
+pub use igb::Igb;
 pub use softnic::Nic;
 pub use wire::{Wire, WireError};
 
