@@ -1,13 +1,14 @@
 //! An initiator with a channel, an exporter with a window, and host memory.
 
 use super::On;
-use crate::backend::{Backend, BackendError, Function, Registers};
+use crate::backend::{Backend, Function, Registers};
 use crate::device::{Device, Driver};
-use crate::domain::{Domain, DomainError, Want, lock};
+use crate::domain::{Domain, Want, lock};
 use crate::import::Import;
 use crate::pci::PciAddress;
 use crate::pci::config::{command, offset};
 use crate::soft::Soft;
+use crate::testing::attach;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_core::drain::{Progress, Report};
@@ -352,19 +353,6 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         while !so(self) {
             assert!(start.elapsed() < PATIENCE, "{what}");
             self.world.pass();
-        }
-    }
-}
-
-/// Attaches, once a former rig's last drain has let go of the device.
-pub(crate) fn attach<B: Backend>(domain: &Domain<B>, at: PciAddress) -> Device<B> {
-    let start = Instant::now();
-    loop {
-        match domain.attach(at) {
-            Err(DomainError::Backend(BackendError::GroupBusy { .. })) if start.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            result => return result.unwrap(),
         }
     }
 }

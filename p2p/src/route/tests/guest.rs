@@ -9,6 +9,7 @@ use crate::engine::nvme::Nvme;
 use crate::pci::config::{command, offset};
 use crate::probe::{Left, Outcome, Plan, measure};
 use crate::route::{AcsState, Kind, Way};
+use crate::testing::attach;
 use crate::vfio::Vfio;
 use crate::{Device, Domain, Import, Progress, Want};
 use std::path::Path;
@@ -69,8 +70,8 @@ fn a_window_is_measured_and_a_dead_one_is_found_out() {
     let machine = Topology::read(Path::new("/sys")).unwrap();
     let fabric = Fabric::builder().build().unwrap();
     let domain = Domain::new(&fabric, vfio.clone()).unwrap();
-    let edu = domain.attach(find(&vfio, EDU)).unwrap();
-    let memory = domain.attach(find(&vfio, IVSHMEM)).unwrap();
+    let edu = attach(&domain, find(&vfio, EDU));
+    let memory = attach(&domain, find(&vfio, IVSHMEM));
     let window = domain.import(&memory.export(2, 0..4 * PAGE).unwrap(), Want::default()).unwrap();
     let mut channel = edu.channel(&fabric.poller("probe"), Edu::default(), ChannelConfig::depth(4)).unwrap();
 
@@ -113,9 +114,9 @@ fn a_bounce_goes_from_one_bar_into_another() {
     let Some((vfio, _alone)) = guest() else { return };
     let fabric = Fabric::builder().build().unwrap();
     let domain = Domain::new(&fabric, vfio.clone()).unwrap();
-    let edu = domain.attach(find(&vfio, EDU)).unwrap();
+    let edu = attach(&domain, find(&vfio, EDU));
     let (memory, vram) = (find(&vfio, IVSHMEM), find(&vfio, BOCHS));
-    let (memory, vram) = (domain.attach(memory).unwrap(), domain.attach(vram).unwrap());
+    let (memory, vram) = (attach(&domain, memory), attach(&domain, vram));
     let import = |device: &Device<Vfio>, bar| -> Import<Vfio, Shared> {
         domain.import(&device.export(bar, 0..4 * PAGE).unwrap(), Want::default()).unwrap()
     };
