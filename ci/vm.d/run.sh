@@ -16,10 +16,13 @@ devices=(
     # VRAM in BAR 0; what is written there is what the screen shows.
     -device pcie-root-port,id=rp3,slot=3,chassis=3
     -device bochs-display,bus=rp3,vgamem=16M
-    # A real network controller (82576); the other end of its wire goes nowhere.
-    -netdev user,id=wire,restrict=on
+    # Two real network controllers (82576), one at each end of a wire. What one can't take yet waits on it.
+    -netdev hubport,id=near,hubid=0
+    -netdev hubport,id=far,hubid=0
     -device pcie-root-port,id=rp4,slot=4,chassis=4
-    -device igb,bus=rp4,netdev=wire
+    -device igb,bus=rp4,netdev=near
+    -device pcie-root-port,id=rp5,slot=5,chassis=5
+    -device igb,bus=rp5,netdev=far
     # Two DMA engines for proofs: slow, no reset, every address bit. Conventional PCI, so on the root bus.
     -device edu,dma_mask=0xffffffffffff
     -device edu,dma_mask=0xffffffffffff

@@ -82,3 +82,4 @@ impl Subject for Igb {
 }
 
 on_soft!(Igb: moves fences flushes);
+in_guest!(Igb: moves fences flushes);

@@ -1,7 +1,6 @@
 //! The other end of the wire: the soft fabric's, or a second 82576 that is driven by the same engine.
 
 use crate::backend::Backend;
-use crate::device::Driver;
 use crate::domain::Domain;
 use crate::engine::conformance::rig::{Rig, World, attach};
 use crate::engine::igb::{Igb, IgbEngine};
@@ -24,10 +23,7 @@ struct Peer<B: Backend> {
 }
 
 impl<B: Backend> Peer<B> {
-    fn new<S: Driver<B>>(rig: &Rig<B, S>) -> Peer<B>
-    where
-        S: crate::engine::conformance::Subject,
-    {
+    fn new(rig: &Rig<B, Igb>) -> Peer<B> {
         let fabric = Fabric::builder().build().unwrap();
         let domain = Domain::new(&fabric, rig.domain.0.backend.clone()).unwrap();
         let all = Vfio::new().unwrap().by_id(0x8086, 0x10c9).unwrap();
