@@ -1,8 +1,11 @@
 //! `unbind [FILE]`: a file streams into a GPU by peer-to-peer DMA, the GPU is unbound in the middle of it, and the
-//! rest follows in shared mode. See `unbind.rs` for the story itself.
+//! rest follows in shared mode. See `unbind.rs` for the story itself. `nvme-gpu`: see `nvme_gpu.rs`.
 
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
+mod interruptions;
+mod nvme_gpu;
+mod nvme_rig;
 mod rig;
 mod soft_rig;
 mod stream;
@@ -59,6 +62,9 @@ enum Stage {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "nvme-gpu") {
+        return nvme_gpu::main();
+    }
     let args = Args::parse();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -193,11 +199,7 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
 }
 
 /// A story that ended early (SIGINT, an error) leaves quiet devices behind all the same.
-fn played<R: Rig>(
-    rig: &R,
-    result: Result<Tale, StoryError>,
-    told: &mut Timeline,
-) -> Result<Tale, StoryError> {
+fn played<R: Rig, T>(rig: &R, result: Result<T, StoryError>, told: &mut Timeline) -> Result<T, StoryError> {
     if result.is_err() {
         for device in [rig.initiator(), rig.target()] {
             match device.quiesce(Cause::User, unbind::BY).map(|quiesce| quiesce.wait()) {

@@ -76,6 +76,11 @@ impl Plan {
     }
 }
 
+/// Waits until the rig says that a descriptor is in flight and stays so.
+pub fn wait_until_held<R: Rig, T>(rig: &R, poller: &ScopedJoinHandle<'_, T>) -> Result<(), StoryError> {
+    wait(rig, poller, || rig.waits())
+}
+
 /// Waits for `done`, unless the poller ended or the user wants out.
 fn wait<R: Rig, T>(
     rig: &R,
@@ -123,7 +128,7 @@ where
                 _ => todo.push(chunk),
             }
         }
-        while let Some(chunk) = todo.last().copied().filter(|_| open) {
+        while let Some(chunk) = todo.last().copied().filter(|_| open && rig.takes()) {
             let range = plan.range(chunk);
             let to = window.span(range.start as u64..range.end as u64);
             match pinned.submit(rig.op(range.clone(), to).cookie(chunk as u64)) {
