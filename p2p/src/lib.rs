@@ -99,6 +99,8 @@ pub mod iova;
 mod mapping;
 pub mod pci;
 pub mod probe;
+#[cfg(test)]
+mod reattach;
 pub mod route;
 mod sys;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tidegate_core::memory::{Huge, Memory, MemoryError, PageSize, Pages};
 use tidegate_core::topology::{NodeId, Topology};
 use tidegate_core::{Access, ChannelConfig, Completion, Fabric, Op, Status, Submit};
@@ -43,6 +44,18 @@ fn reserve(pages: u64) {
     for node in NODES {
         fs::write(nr_hugepages(node), pages.to_string()).unwrap();
         assert_eq!(fs::read_to_string(nr_hugepages(node)).unwrap().trim(), pages.to_string());
+    }
+}
+
+/// Waits until what former tests had, which is freed behind them, is free again.
+fn all_free(pages: u64) {
+    for node in NODES {
+        let free = nr_hugepages(node).replace("/nr_", "/free_");
+        let since = Instant::now();
+        while fs::read_to_string(&free).unwrap().trim() != pages.to_string() {
+            assert!(since.elapsed() < Duration::from_secs(60), "somebody holds huge pages of node {node}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -122,6 +135,7 @@ fn pages_that_the_device_side_pulls_in_obey_the_node_too() {
 fn huge_pages_asked_for_on_a_node_are_on_that_node() {
     let Some(_alone) = guest() else { return };
     reserve(16);
+    all_free(16);
     let huge = |node, len| {
         let memory = Memory::builder().name("huge").len(len).huge(Huge::Require(PageSize::M2)).lock(true);
         memory.node(node).build()

@@ -2,8 +2,9 @@
 
 use crate::backend::Backend;
 use crate::domain::Domain;
-use crate::engine::conformance::rig::{Rig, World, attach};
+use crate::engine::conformance::rig::{Rig, World};
 use crate::engine::igb::{Igb, IgbEngine};
+use crate::reattach::attach;
 use crate::vfio::Vfio;
 use std::time::{Duration, Instant};
 use tidegate_core::{
