@@ -16,9 +16,10 @@ devices=(
     # VRAM in BAR 0; what is written there is what the screen shows.
     -device pcie-root-port,id=rp3,slot=3,chassis=3
     -device bochs-display,bus=rp3,vgamem=16M
-    # Two real network controllers (82576), one at each end of a wire. What one can't take yet waits on it.
-    -netdev hubport,id=near,hubid=0
-    -netdev hubport,id=far,hubid=0
+    # Two real network controllers (82576), one at each end of a wire. Frames wait on it while there is no buffer for them (not so
+    # with hubport, which delivers all that wait as soon as there is one).
+    -netdev dgram,id=near,local.type=unix,local.path=TMP/near,remote.type=unix,remote.path=TMP/far
+    -netdev dgram,id=far,local.type=unix,local.path=TMP/far,remote.type=unix,remote.path=TMP/near
     -device pcie-root-port,id=rp4,slot=4,chassis=4
     -device igb,bus=rp4,netdev=near
     -device pcie-root-port,id=rp5,slot=5,chassis=5
