@@ -1,5 +1,7 @@
 //! The 82576 against the promises of every engine, and its own.
 
+mod ends;
+mod frames;
 mod peer;
 
 use super::Igb;
@@ -8,9 +10,11 @@ use crate::engine::conformance::Subject;
 use crate::engine::conformance::bytes;
 use crate::engine::conformance::rig::{Piece, Rig, pattern};
 use crate::pci::PciAddress;
-use crate::soft::{Builder, Igb as Model};
+use crate::soft::{Builder, Igb as Model, Soft};
 use tidegate_core::drain::FlushUsed;
 use tidegate_core::{Op, Status};
+
+use peer::{recv, send};
 
 /// Every frame here: what a receive has room for.
 const FRAME: u64 = 1000;
@@ -50,12 +54,12 @@ impl Subject for Igb {
     fn stock<B: Backend>(rig: &mut Rig<B, Self>, _n: u64, bytes: &[u8]) {
         // A load brings one frame, however long its buffer is.
         let frame = bytes.chunks(FRAME as usize).next().unwrap();
-        peer::send(rig, frame);
+        send(rig, frame);
     }
 
     fn clear<B: Backend>(rig: &mut Rig<B, Self>) {
         let last = pattern(0xc1ea_4e4d, FRAME);
-        peer::send(rig, &last);
+        send(rig, &last);
         loop {
             let to = rig.host(0xf000, FRAME);
             let end = rig.run(Op::read(0, to.span));
@@ -75,11 +79,18 @@ impl Subject for Igb {
     }
 
     fn stored<B: Backend>(rig: &mut Rig<B, Self>, _n: u64, len: u64) -> Vec<u8> {
-        let frame = peer::recv(rig);
+        let frame = recv(rig);
         assert_eq!(frame.len() as u64, len);
         frame
     }
 }
 
 on_soft!(Igb: moves fences flushes);
-in_guest!(Igb: moves fences flushes);
+in_guest!(Igb: moves fences flushes =>
+    #[test]
+    fn headers_and_payloads_are_parted() {
+        crate::engine::conformance::guest::all::<Igb>(frames::part);
+    }
+);
+
+type IgbRig = Rig<Soft, Igb>;
