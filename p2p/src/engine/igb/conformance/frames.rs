@@ -36,8 +36,12 @@ fn run<B: Backend>(rig: &Rig<B, Igb>, channel: &mut Channel<IgbEngine<B>>, submi
 /// An Ethernet, IPv4 and UDP header of 42 bytes, and a payload.
 fn datagram(payload: &[u8]) -> Vec<u8> {
     let mut frame = pattern(99, 42);
-    frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
-    frame[23] = 17;
+    let len = |headers: usize| ((headers + payload.len()) as u16).to_be_bytes();
+    frame[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+    frame[16..18].copy_from_slice(&len(28));
+    // No fragment, UDP.
+    frame[20..24].copy_from_slice(&[0, 0, 64, 17]);
+    frame[38..40].copy_from_slice(&len(8));
     frame.extend_from_slice(payload);
     frame
 }
@@ -113,7 +117,7 @@ pub(super) fn part<B: Backend>(rig: &mut Rig<B, Igb>) {
     let list = OpList::read(0, &[rig.host(0, 128).span, rig.vram(0x1101, 1514).span]);
     let submit = channel.pin().unwrap().submit_list(&list);
     assert_eq!(run(rig, &mut channel, submit), (Status::Done, 1042));
-    assert!(rig.read_host(0, 42) == datagram(&[]) && rig.read_host(42, 86) == [0xee; 86]);
+    assert!(rig.read_host(0, 42) == datagram(&payload)[..42] && rig.read_host(42, 86) == [0xee; 86]);
     assert!(rig.peek(0x1101, 1000) == payload && rig.peek(0x1100, 1) == [0xee]);
     // What is no IP: as much as the header's buffer holds.
     let mut other = pattern(5, 700);
@@ -127,11 +131,12 @@ pub(super) fn part<B: Backend>(rig: &mut Rig<B, Igb>) {
     let submit = channel.pin().unwrap().submit(Op::read(0, rig.vram(0x101, 1514).span));
     assert_eq!(run(rig, &mut channel, submit), (Status::Done, 0));
     // Header from host memory, payload from the window.
-    rig.fill_host(0, &datagram(&[]));
+    let back = datagram(&other[128..628]);
+    rig.fill_host(0, &back[..42]);
     let list = OpList::write(&[rig.host(0, 42).span, rig.vram(0x1101, 500).span], 0);
     let submit = channel.pin().unwrap().submit_list(&list);
     assert_eq!(run(rig, &mut channel, submit), (Status::Done, 542));
-    assert!(recv(rig) == datagram(&other[128..628]));
+    assert!(recv(rig) == back);
 }
 
 #[test]

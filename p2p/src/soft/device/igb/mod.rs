@@ -7,6 +7,8 @@
 
 mod receive;
 mod ring;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use super::wire::Wire;

@@ -179,8 +179,13 @@ impl Header {
 /// Where the payload begins, if IP says so.
 fn found(frame: &[u8]) -> Option<usize> {
     let byte = |at: usize| frame.get(at).copied();
+    const NONE: u8 = 59;
     let (ip, protocol) = match (byte(12)?, byte(13)?) {
-        (0x08, 0x00) => (14 + usize::from(byte(14)? & 0xf) * 4, byte(23)?),
+        (0x08, 0x00) => {
+            // Of a fragment, what is behind IP is no header.
+            let whole = byte(20)? & 0x3f == 0 && byte(21)? == 0;
+            (14 + usize::from(byte(14)? & 0xf) * 4, if whole { byte(23)? } else { NONE })
+        }
         (0x86, 0xdd) => (54, byte(20)?),
         _ => return None,
     };
