@@ -62,10 +62,13 @@ enum Stage {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|word| word == "nvme-gpu") {
-        return nvme_gpu::main();
+    // Wherever it stands among the options: `--json nvme-gpu` too. A file of that name is `./nvme-gpu`.
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if let Some(at) = words.iter().skip(1).position(|word| word == nvme_gpu::NAME) {
+        words.remove(at + 1);
+        return nvme_gpu::main(words);
     }
-    let args = Args::parse();
+    let args = Args::parse_from(words);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {

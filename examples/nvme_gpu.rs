@@ -8,6 +8,7 @@ use crate::timeline::Timeline;
 use crate::{hex, outside, played};
 use clap::Parser;
 use serde::Serialize;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,10 +20,13 @@ use tidegate::tdisp::tdi::Provider;
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 
+/// The word that selects this story.
+pub const NAME: &str = "nvme-gpu";
+
 /// Reads a picture from an NVMe namespace into a GPU's VRAM by peer-to-peer DMA, on the modelled fabric. In the middle of
 /// it the GPU is unbound, the GPU is reset, the controller is reset, the GPU's memory decoding is switched off and on.
 #[derive(Debug, Parser)]
-#[command(name = "nvme-gpu", version)]
+#[command(name = NAME, version)]
 struct Args {
     /// Whose order of teardown: tdx, cca or soft.
     #[arg(long, default_value = "tdx")]
@@ -60,8 +64,8 @@ impl Line {
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
-pub fn main() -> ExitCode {
-    let args = Args::parse_from(std::env::args_os().skip(1));
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let args = Args::parse_from(words);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {

@@ -99,8 +99,8 @@ fn an_nvme_controller_measures_through_its_medium() {
     let Some((vfio, _alone)) = guest() else { return };
     let fabric = Fabric::builder().build().unwrap();
     let domain = Domain::new(&fabric, vfio.clone()).unwrap();
-    let nvme = domain.attach(find(&vfio, NVME)).unwrap();
-    let memory = domain.attach(find(&vfio, IVSHMEM)).unwrap();
+    let nvme = attach(&domain, find(&vfio, NVME));
+    let memory = attach(&domain, find(&vfio, IVSHMEM));
     let window = domain.import(&memory.export(2, 0..4 * PAGE).unwrap(), Want::default()).unwrap();
     let driver = Nvme::namespace(1);
     let mut channel = nvme.channel(&fabric.poller("probe"), driver, ChannelConfig::depth(8)).unwrap();
