@@ -1,11 +1,8 @@
 //! `unbind [FILE]`: a file streams into a GPU by peer-to-peer DMA, the GPU is unbound in the middle of it, and the
-//! rest follows in shared mode. See `unbind.rs` for the story itself. `nvme-gpu`: see `nvme_gpu.rs`.
+//! rest follows in shared mode. See `unbind.rs` for the story itself.
 
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
-mod interruptions;
-mod nvme_gpu;
-mod nvme_rig;
 mod rig;
 mod soft_rig;
 mod stream;
@@ -62,13 +59,7 @@ enum Stage {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
-    // Wherever it stands among the options: `--json nvme-gpu` too. A file of that name is `./nvme-gpu`.
-    let mut words: Vec<_> = std::env::args_os().collect();
-    if let Some(at) = words.iter().skip(1).position(|word| word == nvme_gpu::NAME) {
-        words.remove(at + 1);
-        return nvme_gpu::main(words);
-    }
-    let args = Args::parse_from(words);
+    let args = Args::parse();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {
@@ -202,7 +193,11 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
 }
 
 /// A story that ended early (SIGINT, an error) leaves quiet devices behind all the same.
-fn played<R: Rig, T>(rig: &R, result: Result<T, StoryError>, told: &mut Timeline) -> Result<T, StoryError> {
+fn played<R: Rig>(
+    rig: &R,
+    result: Result<Tale, StoryError>,
+    told: &mut Timeline,
+) -> Result<Tale, StoryError> {
     if result.is_err() {
         for device in [rig.initiator(), rig.target()] {
             match device.quiesce(Cause::User, unbind::BY).map(|quiesce| quiesce.wait()) {

@@ -38,12 +38,6 @@ pub trait Rig: Sync {
     fn pump(&self) {}
     /// Holds the source back (or lets it go on). On return nothing more comes.
     fn hold(&self, _on: bool) {}
-    /// Holds the device back by itself, once that many more operations were accepted.
-    fn hold_after(&self, _operations: usize) {}
-    /// May more operations be submitted? Not where they would push what is held back.
-    fn takes(&self) -> bool {
-        true
-    }
     /// Is a descriptor in flight that will not complete while the source is held back?
     fn waits(&self) -> bool {
         self.target().gate().in_flight() > 0

@@ -76,11 +76,6 @@ impl Plan {
     }
 }
 
-/// Waits until the rig says that a descriptor is in flight and stays so.
-pub fn wait_until_held<R: Rig, T>(rig: &R, poller: &ScopedJoinHandle<'_, T>) -> Result<(), StoryError> {
-    wait(rig, poller, || rig.waits())
-}
-
 /// Waits for `done`, unless the poller ended or the user wants out.
 fn wait<R: Rig, T>(
     rig: &R,
@@ -128,7 +123,7 @@ where
                 _ => todo.push(chunk),
             }
         }
-        while let Some(chunk) = todo.last().copied().filter(|_| open && rig.takes()) {
+        while let Some(chunk) = todo.last().copied().filter(|_| open) {
             let range = plan.range(chunk);
             let to = window.span(range.start as u64..range.end as u64);
             match pinned.submit(rig.op(range.clone(), to).cookie(chunk as u64)) {

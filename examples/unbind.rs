@@ -15,14 +15,14 @@ use tidegate::tdisp::tdi::{LockParams, Provider, Run, Tdi, UnbindOutcome, Unbind
 pub const BY: Deadline = Deadline::millis(1500, 6000);
 
 /// Lock, look at the report, start.
-pub fn bind<H: Host>(tdi: &mut Tdi<H>, provider: &Provider) -> Result<Run, StoryError> {
+fn bind<H: Host>(tdi: &mut Tdi<H>, provider: &Provider) -> Result<Run, StoryError> {
     let locked = tdi.lock(LockParams::default())?;
     let acceptance = provider.accept(&locked)?;
     Ok(locked.start(acceptance)?)
 }
 
 /// The proof that the device is unlocked, or why it is not.
-pub fn unbound(report: UnbindReport) -> Result<Quiesced, StoryError> {
+fn unbound(report: UnbindReport) -> Result<Quiesced, StoryError> {
     match report.outcome {
         UnbindOutcome::Unbound(q) => Ok(q),
         UnbindOutcome::Failed { step, code, .. } => Err(StoryError::Unbind { step, code }),
@@ -126,7 +126,7 @@ pub fn play<R: Rig>(
 }
 
 /// A real reset, with the proof that nothing of ours is under way: imports are dead afterwards, the export is not.
-pub fn reset<B: tidegate::p2p::Backend>(
+fn reset<B: tidegate::p2p::Backend>(
     device: &Device<B>,
     q: Quiesced,
     told: &mut Timeline,
