@@ -453,6 +453,21 @@ mod tests {
         );
         assert_eq!(other, Use::default());
     }
+
+    #[test]
+    fn what_comes_after_a_run_is_not_counted_to_it() {
+        let mut tally = Tally::new();
+        tally.submitted(Names::in_flight(3, 5), (1 << 32, 1 << 32), 64, 0, true);
+        tally.publish(touched::PUSHED, 1);
+        // Ten tickets that are counted on their own.
+        tally.interrupt(1);
+        tally.publish(touched::PUSHED, 11);
+        let (rows, _) = tally.published().regions();
+        let sums =
+            |(_, _, used): &(u32, u32, Use)| (used.reads + used.writes, used.read_bytes + used.written_bytes);
+        assert_eq!(rows.iter().map(sums).collect::<Vec<_>>(), [(1, 64), (1, 64)]);
+    }
+
     #[test]
     fn a_fence_is_counted_to_no_region_first_of_all_or_after_a_list() {
         let mut tally = Tally::new();

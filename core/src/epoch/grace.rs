@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the fast phase looks before it pays a membarrier. A busy poller passes within its turn; one that copies by
-/// itself has sections of a chunk, some 3 us for 32 KiB out of cache. A membarrier costs more than this where a busy
-/// CPU is interrupted in a virtual machine (some 20 us), and does not end a section.
+/// itself has sections of a chunk (16 KiB by default), which take some microseconds out of cache. A membarrier costs more
+/// than this where a busy CPU is interrupted in a virtual machine (some 20 us), and does not end a section.
 const SPIN: Duration = Duration::from_micros(10);
 /// Looks in a row at a slot without ACTIVE whose owner may be between two sections.
 const LINGER: u32 = 3;
