@@ -86,14 +86,15 @@ impl FabricBuilder {
         if self.emulate_tsm {
             tracing::warn!("the TSM is emulated: private windows are not protected");
         }
+        let table = Table::open(self.regions)?;
         Ok(Fabric {
             shared: Arc::new(Shared {
                 epoch: Epoch::new(Barrier::choose(self.barrier)),
-                table: Table::open(self.regions)?,
                 control: Control::new(self.control.as_deref())?,
                 channels: Mutex::new(List::default()),
                 quarantine: Mutex::new(Vec::new()),
-                runs: Mutex::new(Runs::default()),
+                runs: Mutex::new(Runs::new(table.capacity())),
+                table,
                 totals: Mutex::new(Totals::default()),
                 unflushed: Unflushed::default(),
                 closers: Mutex::new(Vec::new()),

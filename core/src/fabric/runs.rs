@@ -2,6 +2,7 @@
 
 use super::Shared;
 use crate::drain::{Outcome, Running};
+use crate::region::slots::Slots;
 use crate::region::table::Seen;
 use crate::region::{Inner, Region};
 use crate::sync::lock;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Weak};
 /// - **D1** A region is marked, and its drain written down here, under one lock. So a revoker that finds it marked
 ///   finds the drain that has it, or knows that this drain has ended.
 /// - **D2** A slot's number goes back to 0 before the slot is given to another region.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Runs {
     /// By slot, the drain that took its region: still at it, or it left the region in quarantine. 0: neither.
     by_slot: Vec<u64>,
@@ -73,16 +74,24 @@ impl<'a> Revocable<'a> {
 }
 
 impl Runs {
+    /// For a table of so many slots: eight bytes each, backed when their regions are revoked.
+    pub(super) fn new(slots: u32) -> Runs {
+        Runs {
+            by_slot: vec![0; slots as usize],
+            running: Vec::new(),
+            many: 0,
+            last: 0,
+            kept: HashMap::new(),
+            forced: HashMap::new(),
+        }
+    }
+
     fn of(&self, index: u32) -> u64 {
         self.by_slot.get(index as usize).copied().unwrap_or(0)
     }
 
     fn set(&mut self, index: u32, run: u64) {
-        let index = index as usize;
-        if index >= self.by_slot.len() {
-            self.by_slot.resize((index + 1).next_power_of_two(), 0);
-        }
-        if let Some(slot) = self.by_slot.get_mut(index) {
+        if let Some(slot) = self.by_slot.get_mut(index as usize) {
             *slot = run;
         }
     }
@@ -113,8 +122,13 @@ impl Runs {
     fn claim<'a>(&mut self, on: &Shared, batch: &[Revocable<'a>], claim: &mut Claim<'a>) -> u64 {
         self.last += 1;
         let run = self.last;
+        claim.plain.resize(batch.len(), 0);
+        let marked = mark_plain(on.table.slots(), on, batch, run, &mut self.by_slot, &mut claim.plain);
+        claim.plain.truncate(marked);
+        // What is marked by now is found to be this run's.
+        let rest = if marked == batch.len() { &[] } else { batch };
         let mut joined = u64::MAX;
-        for region in batch {
+        for region in rest {
             if !std::ptr::eq(region.fabric, on) {
                 claim.foreign.push(*region);
                 continue;
@@ -122,13 +136,9 @@ impl Runs {
             match on.table.take(region.index, region.bits) {
                 Seen::Marked => {
                     self.set(region.index, run);
-                    if region.plain {
-                        claim.plain.push(region.index);
-                    } else {
-                        claim.rich.push(region.inner.clone());
-                    }
+                    claim.rich.push(region.inner.clone());
                 }
-                // By `run` itself: twice in the batch.
+                // By `run` itself: above, or twice in the batch.
                 Seen::Revoked => match self.of(region.index) {
                     other if other == run || other == joined => {}
                     other => match self.find(other) {
@@ -146,6 +156,32 @@ impl Runs {
         }
         run
     }
+}
+
+/// Marks what most batches are made of, live host memory without a mapping, and tells how many these were. By index and
+/// in a function of its own, so that nothing goes from one region to the next through memory: twice as fast.
+#[inline(never)]
+fn mark_plain(
+    slots: &Slots,
+    on: *const Shared,
+    batch: &[Revocable<'_>],
+    run: u64,
+    by_slot: &mut [u64],
+    plain: &mut [u32],
+) -> usize {
+    let mut marked = 0;
+    for region in batch {
+        let (Some(place), Some(by)) = (plain.get_mut(marked), by_slot.get_mut(region.index as usize)) else {
+            continue;
+        };
+        let fits = region.plain && std::ptr::eq(region.fabric, on);
+        if fits && slots.at(region.index).take(region.bits) == Seen::Marked {
+            *place = region.index;
+            *by = run;
+            marked += 1;
+        }
+    }
+    marked
 }
 
 impl Shared {

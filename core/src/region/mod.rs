@@ -6,7 +6,7 @@
 
 mod mapping;
 mod numbers;
-mod slots;
+pub(crate) mod slots;
 pub(crate) mod table;
 
 pub use mapping::{Extent, MapError, Mapping};

@@ -62,8 +62,24 @@ pub(crate) struct Slot {
     pub(crate) len: AtomicU64,
 }
 
-#[cfg(loom)]
 impl Slot {
+    /// Marks a slot if it still holds the registration that `bits` names: no section that begins after the grace
+    /// period that follows accepts it. Relaxed is enough: the bump that follows publishes it. A load and a store: only
+    /// revokers write the word of a live slot, and they hold the lock of `fabric::runs`.
+    #[inline(always)]
+    pub(crate) fn take(&self, bits: u64) -> Seen {
+        let seen = self.word.load(Ordering::Relaxed);
+        match (seen ^ bits) & (word::GENERATION | word::FABRIC | word::LIVE) {
+            0 => {
+                self.word.store(seen & !word::LIVE, Ordering::Relaxed);
+                Seen::Marked
+            }
+            word::LIVE => Seen::Revoked,
+            _ => Seen::Other,
+        }
+    }
+
+    #[cfg(loom)]
     pub(super) fn empty() -> Slot {
         let zero = || AtomicU64::new(0);
         Slot { word: zero(), device: zero(), cpu: zero(), len: zero() }
@@ -221,21 +237,14 @@ impl Table {
         Some((index, bits & (word::GENERATION | word::FABRIC) | word::LIVE))
     }
 
-    /// Marks a slot if it still holds the registration that `bits` names: no section that begins after the grace
-    /// period that follows accepts it. Relaxed is enough: the bump that follows publishes it. A load and a store: only
-    /// revokers write the word of a live slot, and they hold the lock of `fabric::runs`.
-    #[inline]
+    /// [`Slot::take`] by number.
     pub(crate) fn take(&self, index: u32, bits: u64) -> Seen {
-        let Some(slot) = self.slot(index) else { return Seen::Other };
-        let seen = slot.word.load(Ordering::Relaxed);
-        match (seen ^ bits) & (word::GENERATION | word::FABRIC | word::LIVE) {
-            0 => {
-                slot.word.store(seen & !word::LIVE, Ordering::Relaxed);
-                Seen::Marked
-            }
-            word::LIVE => Seen::Revoked,
-            _ => Seen::Other,
-        }
+        self.slot(index).map_or(Seen::Other, |slot| slot.take(bits))
+    }
+
+    /// The slots alone.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// Does the slot hold the registration that `bits` names, live or marked?
