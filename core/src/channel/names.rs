@@ -128,10 +128,13 @@ impl Names {
         (0..self.len()).filter(named).count() as u64
     }
 
-    /// Is anything in flight?
-    pub(crate) fn any_in_flight(&self) -> bool {
+    /// Is an entry in flight for which `wanted` says yes, given the regions it names?
+    pub(crate) fn any_in_flight(&self, wanted: impl Fn([u32; 2]) -> bool) -> bool {
         // Acquire, as in `look`.
-        self.entries.iter().any(|entry| Names::is_in_flight(entry.name.load(Ordering::Acquire)))
+        self.entries.iter().any(|entry| {
+            let word = entry.name.load(Ordering::Acquire);
+            Names::is_in_flight(word) && wanted(Names::regions(word))
+        })
     }
 
     /// Every region that an operation in flight names, or that may have posted writes on the way to it.

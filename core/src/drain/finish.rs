@@ -18,7 +18,9 @@ impl Drain {
         #[cfg(loom)]
         let channels = self.early.clone().unwrap_or(channels);
         let windows = self.rich.iter().any(|region| region.class != Class::Host);
-        if !windows && self.closing.is_empty() && !channels.iter().any(|c| c.names().any_in_flight()) {
+        // Whatever is revoked was marked: a busy channel whose regions are all live is seen past at a glance.
+        let marked = |regions: [u32; 2]| regions.iter().any(|r| self.fabric.table.is_marked(*r));
+        if !windows && self.closing.is_empty() && !channels.iter().any(|c| c.names().any_in_flight(marked)) {
             return Vec::new();
         }
         self.named = self.plain.iter().copied().chain(self.rich.iter().map(|r| r.index)).collect();

@@ -26,7 +26,7 @@ pub(crate) struct Drain {
     pub(super) plain: Vec<u32>,
     /// The other regions.
     pub(super) rich: Vec<Arc<Inner>>,
-    /// Slots of all of them, in order; filled when a channel has something in flight.
+    /// Slots of all of them, in order; filled when a channel may have to do with them.
     pub(super) named: Vec<u32>,
     /// Channels to close.
     pub(super) closing: Vec<Arc<dyn Erased>>,

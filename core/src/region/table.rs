@@ -265,6 +265,11 @@ impl Table {
         (seen ^ bits) & (word::GENERATION | word::FABRIC | word::LIVE) == 0
     }
 
+    /// Is it a slot, and not live? After a grace period: what is in flight on a slot that is live is not being revoked.
+    pub(crate) fn is_marked(&self, index: u32) -> bool {
+        self.slot(index).is_some_and(|slot| slot.word.load(Ordering::Relaxed) & word::LIVE == 0)
+    }
+
     /// Marks a slot, whatever it holds.
     #[cfg(any(test, tidegate_tsan))]
     pub(crate) fn mark(&self, index: u32) {
