@@ -6,12 +6,15 @@
 //! side asks (the TSM, platform firmware), the other answers (the DSM, in the device). Here are both, as pure state
 //! machines: bytes in, bytes and effects out, no I/O and no clock.
 //!
-//! * [`wire`]: the messages. `core` only, no allocation, no panic on any input.
+//! * [`wire`]: the messages of TDISP and IDE_KM, and the frames of SPDM and DOE around them. `core` only, no
+//!   allocation, no panic on any input.
 //! * [`state`]: the state machine as tables: transitions, legal requests, events.
 //! * [`responder`]: a DSM in software.
 //! * [`requester`]: what a TSM says.
 //! * [`report`]: the interface report, and which page of which BAR is private.
 //! * [`platform`]: unbind as a step list per platform, and firmware that refuses wrong orders.
+//! * [`tdi`]: the coordinator that takes a real device through all of it (feature `std`, on by default; without it
+//!   the crate is `no_std`).
 //!
 //! # One life of a TDI
 //!
@@ -79,6 +82,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -92,10 +96,13 @@
     )
 )]
 
+extern crate alloc;
+
 pub mod platform;
 pub mod report;
 pub mod requester;
 pub mod responder;
 pub mod state;
+#[cfg(feature = "std")]
 pub mod tdi;
 pub mod wire;

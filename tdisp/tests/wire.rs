@@ -2,80 +2,13 @@
 
 mod common;
 
+use common::messages::{VENDOR, is_request, one_of_each, parses, reencode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tidegate_tdisp::wire::*;
 
-/// One message of each type, requests and responses.
-fn one_of_each() -> Vec<Vec<u8>> {
-    let head = Head::v1_0(FunctionId::in_segment(3, 0x1234));
-    let nonce = Nonce::new([0x5A; 32]);
-    let requests = [
-        Request::GetVersion(GetVersion),
-        Request::GetCapabilities(GetCapabilities { tsm_caps: 0 }),
-        Request::Lock(LockRequest { flags: LockFlags::LOCK_MSIX, stream: 9, ..LockRequest::default() }),
-        Request::GetReport(GetReport { offset: 0, length: 0xFFFF }),
-        Request::GetState(GetState),
-        Request::Start(StartRequest { nonce: nonce.borrow() }),
-        Request::Stop(StopRequest),
-    ];
-    let capabilities = Capabilities {
-        dsm_caps: 0,
-        messages: MessageSet::MANDATORY,
-        lock_flags: LockFlags::all(),
-        address_width: 52,
-        requests_this: 1,
-        requests_all: 4,
-    };
-    let vendor = ErrorResponse { code: ErrorCode::VendorSpecific, data: 3, extended: &[0, 1, 2] };
-    let responses = [
-        Response::Version(VersionResponse { entries: &[0x10, 0x11] }),
-        Response::Capabilities(capabilities),
-        Response::Lock(LockResponse { nonce: nonce.borrow() }),
-        Response::Report(ReportResponse { portion: &[1, 2, 3, 4, 5], remainder: 6 }),
-        Response::State(StateResponse { state: TdiState::Run }),
-        Response::Start(StartResponse),
-        Response::Stop(StopResponse),
-        Response::Error(ErrorResponse::new(ErrorCode::Busy, 0)),
-        Response::Error(vendor),
-    ];
-    let mut all = Vec::new();
-    for request in &requests {
-        let mut out = vec![0xEE; request.size()];
-        assert_eq!(request.emit(head, &mut out), Ok(request.size()));
-        all.push(out);
-    }
-    for response in &responses {
-        let mut out = vec![0xEE; response.size()];
-        assert_eq!(response.emit(head, &mut out), Ok(response.size()));
-        all.push(out);
-    }
-    all
-}
-
-fn is_request(message: &[u8]) -> bool {
-    message[1] >= 0x80
-}
-
-fn parses(message: &[u8]) -> Result<(), WireError> {
-    if is_request(message) {
-        Request::parse(message).map(|_| ())
-    } else {
-        Response::parse(message).map(|_| ())
-    }
-}
-
-fn reencode(message: &[u8]) -> Vec<u8> {
-    let mut out = vec![0xEE; message.len()];
-    let len = if is_request(message) {
-        let (head, body) = Request::parse(message).unwrap();
-        body.emit(head, &mut out).unwrap()
-    } else {
-        let (head, body) = Response::parse(message).unwrap();
-        body.emit(head, &mut out).unwrap()
-    };
-    assert_eq!(len, message.len());
-    out
+fn is_vdm(message: &[u8]) -> bool {
+    message[1] & 0x7F == 0x0B
 }
 
 #[test]
@@ -105,7 +38,7 @@ fn vectors_mean_what_their_comments_say() {
 }
 
 #[test]
-fn every_truncation_of_every_message_is_an_error() {
+fn every_truncation_of_every_message_is_an_error_but_for_a_vendors_data() {
     for message in one_of_each() {
         assert_eq!(parses(&message), Ok(()));
         for len in 0..message.len() {
@@ -116,7 +49,12 @@ fn every_truncation_of_every_message_is_an_error() {
                 Response::parse(cut).map(|_| ())
             };
             match got {
-                Err(WireError::Short { got }) => assert!(len < HEADER_SIZE && got == len),
+                // A VDM says where the vendor id ends, not where the vendor's data do.
+                Err(WireError::Claim { got, claimed, .. }) => {
+                    assert!(is_vdm(&message) && len >= HEADER_SIZE && claimed > got);
+                }
+                Ok(()) => assert!(is_vdm(&message) && len >= HEADER_SIZE + 2 + VENDOR.vendor.len()),
+                Err(WireError::Short { need: HEADER_SIZE, got }) => assert!(len < HEADER_SIZE && got == len),
                 Err(WireError::Length { code, got, expected }) => {
                     assert!(len >= HEADER_SIZE && code == message[1] && got == len && expected > len);
                 }
@@ -127,8 +65,8 @@ fn every_truncation_of_every_message_is_an_error() {
 }
 
 #[test]
-fn every_extension_of_every_message_is_an_error() {
-    for message in one_of_each() {
+fn every_extension_of_every_message_is_an_error_but_for_a_vendors_data() {
+    for message in one_of_each().into_iter().filter(|message| !is_vdm(message)) {
         for more in [1, 2, 3, 4, 15, 16, 1000] {
             let mut long = message.clone();
             long.resize(message.len() + more, 0);
@@ -141,8 +79,10 @@ fn every_extension_of_every_message_is_an_error() {
 
 #[test]
 fn an_unknown_type_is_named_and_not_guessed() {
-    let known_requests = 0x81..=0x87;
-    let known_responses = [1, 2, 3, 4, 5, 6, 7, 0x7F];
+    // 0x8C and 0x0C have a name where the feature for PCIe 7.0 is on.
+    let last = if cfg!(feature = "set-config") { 0x0C } else { 0x0B };
+    let known_requests = 0x81..=0x80 | last;
+    let known_responses = (1..=last).chain([0x7F]).collect::<Vec<_>>();
     for code in 0..=u8::MAX {
         let mut message = vec![0; 16];
         (message[0], message[1]) = (0x10, code);
@@ -195,6 +135,56 @@ fn unknown_bits_of_a_mask_and_unknown_codes_are_kept() {
     let state = StateResponse { state: TdiState::Unknown(9) };
     let len = state.emit(head, &mut out).unwrap();
     assert_eq!(StateResponse::parse(&out[..len]), Ok(state));
+}
+
+#[test]
+fn optional_messages_have_the_layout_of_the_specification_and_not_of_peers_that_differ() {
+    let head = "10880000000100000000000000000000";
+    let with = |code: &str, payload: &str| common::hex(&format!("10{code}{}{payload}", &head[4..]));
+    // Some hardware projects give the stream id two or four bytes.
+    let bind = with("88", "07");
+    assert_eq!(BindP2pRequest::parse(&bind), Ok(BindP2pRequest { stream: 7 }));
+    for wide in ["0700", "07000000"] {
+        assert!(matches!(
+            BindP2pRequest::parse(&with("88", wide)),
+            Err(WireError::Length { expected: 17, .. })
+        ));
+    }
+    assert_eq!(UnbindP2pRequest::parse(&with("89", "09")), Ok(UnbindP2pRequest { stream: 9 }));
+    let set = with("8a", "0100000000000000" /* page */).into_iter();
+    let set: Vec<_> = set.chain(common::hex("02000000" /* pages */)).chain(common::hex("04000500")).collect();
+    let parsed = SetMmioAttribute::parse(&set).unwrap();
+    assert_eq!(parsed.range, MmioRange::shared(5, 1, 2));
+    assert!(parsed.shared());
+    // One peer's dispatcher answers a VDM_REQUEST as an unknown request.
+    let vdm = with("8b", "0102981eaabb");
+    let vendor_data = VendorData { registry: Registry::Cxl, vendor: &[0x98, 0x1E], data: &[0xAA, 0xBB] };
+    assert_eq!(Request::parse(&vdm).unwrap().1, Request::Vdm(VdmRequest { vendor_data }));
+    // A vendor id that is longer than the message.
+    let lie = WireError::Claim { field: "VENDOR_ID_LEN", claimed: 255, got: 4 };
+    assert_eq!(VdmRequest::parse(&with("8b", "01ff981eaabb")), Err(lie));
+}
+
+#[test]
+fn an_errors_vendor_data_are_read_where_they_are_and_never_a_reason_to_refuse_the_error() {
+    let messages = one_of_each();
+    let last = messages.last().unwrap();
+    assert_eq!(ErrorResponse::parse(last).unwrap().vendor_data(), Some(VENDOR));
+    let strange = ErrorResponse { code: ErrorCode::VendorSpecific, data: 2, extended: &[0, 200] };
+    assert_eq!(strange.vendor_data(), None);
+    let mut out = vec![0; strange.size()];
+    strange.emit(Head::v1_0(FunctionId::new(1)), &mut out).unwrap();
+    assert_eq!(ErrorResponse::parse(&out), Ok(strange));
+    assert_eq!(ErrorResponse::new(ErrorCode::Busy, 0).vendor_data(), None);
+}
+
+#[test]
+fn a_flag_that_is_not_supported_is_named_and_reserved_ones_mean_nothing() {
+    let flags = LockFlags::from_bits_retain(0xFF05);
+    let lock = LockRequest { flags, stream: 1, ..LockRequest::default() };
+    let meant = LockFlags::NO_FW_UPDATE | LockFlags::LOCK_MSIX;
+    assert_eq!(lock.honoured(LockFlags::all()), Ok(LockRequest { flags: meant, ..lock }));
+    assert_eq!(lock.honoured(LockFlags::NO_FW_UPDATE), Err(LockFlags::LOCK_MSIX));
 }
 
 #[test]
@@ -258,13 +248,21 @@ proptest! {
     }
 
     #[test]
-    fn any_other_request_round_trips(head in heads(), nonce: [u8; 32], word: u32, a: u16, b: u16, which in 0..6) {
+    fn any_other_request_round_trips(head in heads(), nonce: [u8; 32], word: u32, a: u16, b: u16, range: [u8; 16], data in vec(any::<u8>(), 0..300), which in 0..10) {
         let request = match which {
             0 => Request::GetVersion(GetVersion),
             1 => Request::GetCapabilities(GetCapabilities { tsm_caps: word }),
             2 => Request::GetReport(GetReport { offset: a, length: b }),
             3 => Request::GetState(GetState),
             4 => Request::Start(StartRequest { nonce: NonceRef::new(&nonce) }),
+            5 => Request::BindP2p(BindP2pRequest { stream: range[0] }),
+            6 => Request::UnbindP2p(UnbindP2pRequest { stream: range[0] }),
+            7 => Request::SetMmioAttribute(SetMmioAttribute { range: MmioRange::from_bytes(&range) }),
+            8 => {
+                let (vendor, data) = data.split_at(data.len().min(range[0].into()));
+                let registry = range[1].into();
+                Request::Vdm(VdmRequest { vendor_data: VendorData { registry, vendor, data } })
+            }
             _ => Request::Stop(StopRequest),
         };
         let mut out = vec![0; request.size()];
@@ -279,7 +277,7 @@ proptest! {
         nonce: [u8; 32],
         (word, code, half, mask) in any::<(u32, u32, u16, u128)>(),
         [x, y, z] in any::<[u8; 3]>(),
-        which in 0..9,
+        which in 0..13,
     ) {
         let known = ErrorCode::NAMED[code as usize % ErrorCode::NAMED.len()];
         let vendor = ErrorCode::VendorSpecific;
@@ -299,6 +297,13 @@ proptest! {
             5 => Response::Start(StartResponse),
             6 => Response::Stop(StopResponse),
             7 => Response::Error(ErrorResponse { code: vendor, data: bytes.len() as u32, extended: &bytes }),
+            8 => Response::BindP2p(BindP2pResponse),
+            9 => Response::UnbindP2p(UnbindP2pResponse),
+            10 => Response::SetMmioAttribute(SetMmioAttributeResponse),
+            11 => {
+                let vendor_data = VendorData { registry: x.into(), vendor: &bytes[..1], data: &bytes[1..] };
+                Response::Vdm(VdmResponse { vendor_data })
+            }
             _ if known == vendor => Response::Error(ErrorResponse::new(vendor, 0)),
             _ => Response::Error(ErrorResponse::new(known, word)),
         };
@@ -311,7 +316,7 @@ proptest! {
     fn any_bytes_are_parsed_or_refused_without_a_panic(mut bytes in vec(any::<u8>(), 0..100), code: u8) {
         let _ = (Request::parse(&bytes), Response::parse(&bytes));
         if let Some(at) = bytes.get_mut(1) {
-            *at = if code & 0x80 == 0 { code & 7 } else { code & 0x87 };
+            *at = code & 0x8F;
         }
         if let Ok((head, request)) = Request::parse(&bytes) {
             let mut out = vec![0; bytes.len()];

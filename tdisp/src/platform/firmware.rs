@@ -3,7 +3,7 @@
 //! It enforces the preconditions that the real ones are known to have (the TDX module's and TF-RMM's sources), and no
 //! others: where real firmware lets a wrong order pass, so does this one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 

@@ -13,6 +13,7 @@ mod soft;
 mod step;
 mod tdx;
 
+use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
 

@@ -21,18 +21,18 @@
 //! ```
 
 mod fault;
-mod range;
 mod tags;
 mod view;
 
+use alloc::vec::Vec;
 use bitflags::bitflags;
 
 pub use fault::ReportError;
-pub use range::{MmioRange, PAGE_SIZE, RangeFlags};
 pub use tags::{Attr, BarWindow, TaggedRange, tags};
 pub use view::ReportView;
 
 use crate::wire::LockFlags;
+pub use crate::wire::{MmioRange, PAGE_SIZE, RangeFlags};
 
 bitflags! {
     /// INTERFACE_INFO. Unknown bits are kept.
@@ -48,6 +48,9 @@ bitflags! {
         const ATS = 1 << 3;
         /// PRS is supported and enabled.
         const PRS = 1 << 4;
+        /// XT mode is enabled (PCIe 7.0).
+        #[cfg(feature = "set-config")]
+        const XT_MODE = 1 << 5;
     }
 }
 

@@ -1,7 +1,8 @@
 //! From a report to tags: which bytes of which BAR are private, shared, MSI-X, or nobody's.
 
-use super::range::{PAGE_SHIFT, PAGES_OF_ADDRESS_SPACE};
 use super::{InterfaceReport, MmioRange, PAGE_SIZE, RangeFlags, ReportError};
+use crate::wire::{PAGE_SHIFT, PAGES_OF_ADDRESS_SPACE};
+use alloc::vec::Vec;
 
 /// Where the host put a BAR, in physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

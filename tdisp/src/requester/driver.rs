@@ -1,5 +1,6 @@
 //! Moves the bytes of exchanges, and keeps what a TSM must remember of one TDI.
 
+use alloc::vec::Vec;
 use zeroize::Zeroize;
 
 use super::{

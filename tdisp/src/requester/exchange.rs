@@ -2,6 +2,7 @@
 
 use super::{Operation, Progress, RequestError};
 use crate::wire::{ErrorCode, Head, RequestCode, Response, Version, WireError};
+use alloc::vec::Vec;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]

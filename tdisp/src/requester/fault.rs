@@ -1,5 +1,6 @@
 //! Why a request did not do what was asked.
 
+use alloc::vec::Vec;
 use thiserror::Error;
 
 use crate::state::UnknownState;

@@ -6,6 +6,7 @@ use crate::wire::{
     Capabilities, GetCapabilities, GetState, GetVersion, LockRequest, Nonce, Request, RequestCode, Response,
     StartRequest, StopRequest, TdiState, Version,
 };
+use alloc::vec::Vec;
 
 /// One thing that a TSM asks of a DSM, in one request or several.
 pub trait Operation {

@@ -1,5 +1,6 @@
 //! GET_DEVICE_INTERFACE_REPORT, portion after portion, with every bound that a peer could break.
 
+use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 use super::operation::unexpected;

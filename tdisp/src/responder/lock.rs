@@ -1,5 +1,6 @@
 //! LOCK_INTERFACE: every check first, then the report, then the nonce, then the state.
 
+use alloc::vec::Vec;
 use zeroize::Zeroize;
 
 use super::tdi::Lock;
@@ -19,12 +20,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
     ) -> Result<Effect, Refusal> {
         let function = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?.function;
-        // Reserved bits are ignored; a flag that means something and cannot be honoured is refused.
-        let flags = LockFlags::from_bits_truncate(request.flags.bits());
-        let request = LockRequest { flags, ..*request };
-        if !self.settings.lock_flags.contains(flags) {
-            return Err(ErrorCode::InvalidRequest.into());
-        }
+        let request = request.honoured(self.settings.lock_flags).map_err(|_| ErrorCode::InvalidRequest)?;
         let bound = match self.device.ide(function) {
             Ide::NotRequired => true,
             Ide::Unkeyed => false,

@@ -42,7 +42,8 @@ mod device;
 mod lock;
 mod tdi;
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 pub use device::{Device, Entropy, Ide, LockRefusal, NoEntropy, Scrub};
 use tdi::Tdi;
@@ -52,7 +53,7 @@ use crate::state::{self, State, Trigger};
 use crate::wire::{
     Capabilities, ErrorCode, ErrorResponse, FunctionId, GetReport, Head, HeaderView, InterfaceId, LockFlags,
     LockRequest, MessageSet, ReportResponse, Request, Response, StartRequest, StartResponse, StateResponse,
-    StopResponse, Version, VersionResponse, WireError,
+    StopResponse, Version, VersionResponse,
 };
 
 /// What the DSM says of itself.
@@ -91,6 +92,9 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("function {0} already has a TDI")]
 pub struct Occupied(pub FunctionId);
+
+/// The requests that are answered.
+const MESSAGES: MessageSet = MessageSet::MANDATORY;
 
 /// A request is refused with this error.
 struct Refusal(ErrorCode, u32);
@@ -195,10 +199,11 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        let (head, request) = Request::parse(request).map_err(|error| match error {
-            WireError::UnknownCode { code } => Refusal(ErrorCode::UnsupportedRequest, code.into()),
-            _ => ErrorCode::InvalidRequest.into(),
-        })?;
+        let code = HeaderView::new(request).map_err(|_| ErrorCode::InvalidRequest)?.code();
+        if !MESSAGES.has(code) {
+            return Err(unsupported(code));
+        }
+        let (head, request) = Request::parse(request).map_err(|_| ErrorCode::InvalidRequest)?;
         let known = match request {
             // Any version of major 1 must be told which versions there are.
             Request::GetVersion(_) => head.version.major() == Version::V1_0.major(),
@@ -226,6 +231,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
             }
             Request::Start(start) => effects.push(self.start(head, &start, response)?),
             Request::Stop(_) => effects.extend(self.stop(head, response)?),
+            other => return Err(unsupported(other.code().into())),
         }
         Ok(())
     }
@@ -233,7 +239,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             dsm_caps: 0,
-            messages: MessageSet::MANDATORY,
+            messages: MESSAGES,
             lock_flags: self.settings.lock_flags,
             address_width: self.settings.address_width,
             requests_this: 1,
@@ -289,6 +295,10 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         let tdi = self.tdis.get_mut(&function.rid()).filter(|tdi| tdi.function.matches(function));
         tdi.ok_or(ErrorCode::InvalidInterface.into())
     }
+}
+
+fn unsupported(code: u8) -> Refusal {
+    Refusal(ErrorCode::UnsupportedRequest, code.into())
 }
 
 /// Writes a response over what `out` holds.

@@ -4,6 +4,7 @@ use super::Effect;
 use crate::state::event::{SessionId, When};
 use crate::state::{self, State, Trigger};
 use crate::wire::{FunctionId, LockFlags, LockRequest, Nonce, NonceRef};
+use alloc::vec::Vec;
 
 /// One TDI.
 ///

@@ -46,29 +46,52 @@ impl<const AT: usize> At<AT> {
     }
 }
 
-/// A whole message of the type `code` and of exactly `N` bytes.
+/// A whole TDISP message of the type `code` and of exactly `N` bytes.
 #[inline]
 pub(super) fn exact<const N: usize>(message: &[u8], code: u8) -> Result<&[u8; N], WireError> {
-    typed(message, code)?;
-    message.try_into().map_err(|_| WireError::Length { code, expected: N, got: message.len() })
+    typed::<1>(message, code, HEADER_SIZE)?;
+    sized(message, code)
 }
 
-/// A message of the type `code` with a fixed part of `N` bytes, and what follows that part.
+/// A TDISP message of the type `code` with a fixed part of `N` bytes, and what follows that part.
 #[inline]
 pub(super) fn prefix<const N: usize>(message: &[u8], code: u8) -> Result<(&[u8; N], &[u8]), WireError> {
-    typed(message, code)?;
+    typed::<1>(message, code, HEADER_SIZE)?;
     message.split_first_chunk::<N>().ok_or(WireError::Length { code, expected: N, got: message.len() })
 }
 
+/// A whole message whose type, the byte at `AT`, was checked.
 #[inline]
-fn typed(message: &[u8], code: u8) -> Result<(), WireError> {
-    if message.len() < HEADER_SIZE {
-        return Err(WireError::Short { got: message.len() });
+pub(super) fn sized<const N: usize>(message: &[u8], code: u8) -> Result<&[u8; N], WireError> {
+    message.try_into().map_err(|_| WireError::Length { code, expected: N, got: message.len() })
+}
+
+/// Checks that at least `need` bytes are there, and the type at offset `AT`.
+#[inline]
+pub(super) fn typed<const AT: usize>(message: &[u8], code: u8, need: usize) -> Result<(), WireError> {
+    if message.len() < need {
+        return Err(WireError::Short { need, got: message.len() });
     }
-    match message.get(1) {
+    match message.get(AT) {
         Some(&got) if got == code => Ok(()),
         got => Err(WireError::Type { expected: code, got: got.copied().unwrap_or(0) }),
     }
+}
+
+/// Checks a length field against the bytes that are there.
+#[inline]
+pub(super) fn claimed(field: &'static str, claimed: usize, got: usize) -> Result<(), WireError> {
+    if claimed == got { Ok(()) } else { Err(WireError::Claim { field, claimed, got }) }
+}
+
+/// Takes as many bytes as a length field says.
+#[inline]
+pub(super) fn take<'a>(
+    bytes: &'a [u8],
+    field: &'static str,
+    claimed: usize,
+) -> Result<(&'a [u8], &'a [u8]), WireError> {
+    bytes.split_at_checked(claimed).ok_or(WireError::Claim { field, claimed, got: bytes.len() })
 }
 
 /// Fills a buffer field by field. The whole length is checked at the start, so a put cannot fail.
@@ -78,19 +101,24 @@ pub(super) struct Writer<'o> {
 }
 
 impl<'o> Writer<'o> {
-    /// Takes the first `size` bytes of `out`, zeroes them and writes the header.
-    pub(super) fn begin(out: &'o mut [u8], size: usize, code: u8, head: Head) -> Result<Self, WireError> {
+    /// Takes the first `size` bytes of `out` and zeroes them.
+    pub(super) fn new(out: &'o mut [u8], size: usize) -> Result<Self, WireError> {
         let have = out.len();
         let rest = out.get_mut(..size).ok_or(WireError::Room { need: size, have })?;
         rest.fill(0);
-        let mut writer = Writer { rest, size };
+        Ok(Writer { rest, size })
+    }
+
+    /// Takes the first `size` bytes of `out`, zeroes them and writes the header of a TDISP message.
+    pub(super) fn begin(out: &'o mut [u8], size: usize, code: u8, head: Head) -> Result<Self, WireError> {
+        let mut writer = Writer::new(out, size)?;
         writer.put(&[head.version.0, code, 0, 0]);
         writer.put(&head.interface.function.to_bits().to_le_bytes());
         writer.put(&[0; 8]);
         Ok(writer)
     }
 
-    /// Writes the next bytes; what would lie past the size given to [`begin`](Self::begin) is dropped.
+    /// Writes the next bytes; what would lie past the size given at the start is dropped.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         let rest = core::mem::take(&mut self.rest);
         let at = bytes.len().min(rest.len());

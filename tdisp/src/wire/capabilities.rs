@@ -56,6 +56,14 @@ impl MessageSet {
     /// The seven mandatory requests: 0x81 to 0x87.
     pub const MANDATORY: MessageSet = MessageSet(0xFE);
 
+    /// The set with one request more. A code below 0x80 is no request and changes nothing.
+    pub const fn with(self, code: RequestCodeByte) -> Self {
+        match code.checked_sub(0x80) {
+            Some(bit) => MessageSet(self.0 | 1_u128.rotate_left(bit as u32)),
+            None => self,
+        }
+    }
+
     /// Whether the set has the request. A code below 0x80 is no request.
     pub const fn has(self, code: RequestCodeByte) -> bool {
         match code.checked_sub(0x80) {
@@ -69,7 +77,8 @@ impl MessageSet {
 
     /// The mandatory requests that the set does not have.
     pub fn missing(self) -> impl Iterator<Item = RequestCode> {
-        RequestCode::NAMED.iter().copied().filter(move |&code| !self.has(code.into()))
+        let mandatory = RequestCode::NAMED.iter().copied().filter(|&code| Self::MANDATORY.has(code.into()));
+        mandatory.filter(move |&code| !self.has(code.into()))
     }
 }
 
@@ -180,5 +189,6 @@ mod tests {
         assert_eq!(MessageSet(0x7F).missing().collect::<Vec<_>>(), [RequestCode::Stop]);
         assert_eq!(MessageSet(u128::MAX).missing().count(), 0);
         assert!(MessageSet(u128::MAX).has(0xFF));
+        assert_eq!((0..=0x8B).fold(MessageSet::default(), MessageSet::with), MessageSet(0x0FFF));
     }
 }

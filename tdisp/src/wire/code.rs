@@ -1,25 +1,27 @@
 //! Open enums: message types, error codes, TDI states. A value without a name is kept.
 
 macro_rules! open_enum {
-    ($(#[$meta:meta])* $name:ident: $raw:ty { $($(#[$doc:meta])* $variant:ident = $value:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident: $raw:ty {
+        $($(#[doc = $doc:literal])+ $(#[cfg($($when:tt)+)])? $variant:ident = $value:literal,)+
+    }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum $name {
-            $($(#[$doc])* $variant,)+
+            $($(#[doc = $doc])+ $(#[cfg($($when)+)])? $variant,)+
             /// A value that has no name here; kept as it came.
             Unknown($raw),
         }
 
         impl $name {
             /// Every value that has a name.
-            pub const NAMED: &'static [Self] = &[$(Self::$variant),+];
+            pub const NAMED: &'static [Self] = &[$($(#[cfg($($when)+)])? Self::$variant),+];
         }
 
         impl From<$raw> for $name {
             fn from(raw: $raw) -> Self {
                 match raw {
-                    $($value => Self::$variant,)+
+                    $($(#[cfg($($when)+)])? $value => Self::$variant,)+
                     other => Self::Unknown(other),
                 }
             }
@@ -28,17 +30,18 @@ macro_rules! open_enum {
         impl From<$name> for $raw {
             fn from(code: $name) -> $raw {
                 match code {
-                    $($name::$variant => $value,)+
+                    $($(#[cfg($($when)+)])? $name::$variant => $value,)+
                     $name::Unknown(raw) => raw,
                 }
             }
         }
     };
 }
+pub(super) use open_enum;
 
 open_enum! {
-    /// The type byte of a request (chapter 11, "TDISP request codes"). The optional messages (0x88 to 0x8B) have
-    /// no name yet and arrive as `Unknown`.
+    /// The type byte of a request (chapter 11, "TDISP request codes"). Without the feature `set-config` 0x8C, which
+    /// PCIe 7.0 adds, has no name.
     RequestCode: u8 {
         /// GET_TDISP_VERSION.
         GetVersion = 0x81,
@@ -54,6 +57,17 @@ open_enum! {
         Start = 0x86,
         /// STOP_INTERFACE_REQUEST.
         Stop = 0x87,
+        /// BIND_P2P_STREAM_REQUEST.
+        BindP2p = 0x88,
+        /// UNBIND_P2P_STREAM_REQUEST.
+        UnbindP2p = 0x89,
+        /// SET_MMIO_ATTRIBUTE_REQUEST.
+        SetMmioAttribute = 0x8A,
+        /// VDM_REQUEST.
+        Vdm = 0x8B,
+        /// SET_TDISP_CONFIG_REQUEST.
+        #[cfg(feature = "set-config")]
+        SetConfig = 0x8C,
     }
 }
 
@@ -74,6 +88,17 @@ open_enum! {
         Start = 0x06,
         /// STOP_INTERFACE_RESPONSE.
         Stop = 0x07,
+        /// BIND_P2P_STREAM_RESPONSE.
+        BindP2p = 0x08,
+        /// UNBIND_P2P_STREAM_RESPONSE.
+        UnbindP2p = 0x09,
+        /// SET_MMIO_ATTRIBUTE_RESPONSE.
+        SetMmioAttribute = 0x0A,
+        /// VDM_RESPONSE.
+        Vdm = 0x0B,
+        /// SET_TDISP_CONFIG_RESPONSE.
+        #[cfg(feature = "set-config")]
+        SetConfig = 0x0C,
         /// TDISP_ERROR.
         Error = 0x7F,
     }

@@ -1,7 +1,7 @@
 //! TDISP_ERROR (0x7F).
 
 use super::bytes::{At, Writer, prefix};
-use super::{ErrorCode, Head, WireError};
+use super::{ErrorCode, Head, VendorData, WireError};
 
 /// Bytes in front of the variable part.
 const FIXED: usize = 24;
@@ -62,6 +62,15 @@ pub struct ErrorResponse<'a> {
 impl<'a> ErrorResponse<'a> {
     /// The type byte of the message.
     pub const CODE: u8 = 0x7F;
+
+    /// What the vendor says in the extended data; `None` where the error is not VENDOR_SPECIFIC_ERROR, or where the
+    /// data do not have the layout that they should.
+    pub fn vendor_data(&self) -> Option<VendorData<'a>> {
+        match self.code {
+            ErrorCode::VendorSpecific => VendorData::parse(self.extended).ok(),
+            _ => None,
+        }
+    }
 
     /// An error without extended data.
     pub const fn new(code: ErrorCode, data: u32) -> Self {

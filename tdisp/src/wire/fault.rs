@@ -6,9 +6,11 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// Fewer bytes than the common header. A responder cannot answer such a request at all.
-    #[error("{got} bytes are too few for the 16-byte TDISP header")]
+    /// Fewer bytes than a header. A responder cannot answer such a request at all.
+    #[error("{got} bytes, at least {need} are needed for the header")]
     Short {
+        /// Bytes of the header.
+        need: usize,
         /// Bytes that there were.
         got: usize,
     },
@@ -35,6 +37,24 @@ pub enum WireError {
         expected: usize,
         /// Bytes that it has.
         got: usize,
+    },
+    /// A length field inside the message does not agree with the bytes that are there.
+    #[error("{field} says {claimed} bytes, there are {got}")]
+    Claim {
+        /// The length field, by its name in the specification.
+        field: &'static str,
+        /// What it says.
+        claimed: usize,
+        /// Bytes that there are.
+        got: usize,
+    },
+    /// The message belongs to another standard or vendor than PCI-SIG.
+    #[error("standard {standard:#06x}, vendor id of {vendor_len} bytes: not a message of PCI-SIG")]
+    NotPciSig {
+        /// StandardID.
+        standard: u16,
+        /// Bytes of the vendor id.
+        vendor_len: usize,
     },
     /// TDISP_VERSION names no version at all.
     #[error("TDISP_VERSION with an empty list of versions")]

@@ -65,7 +65,8 @@ pub struct HeaderView<'a> {
 impl<'a> HeaderView<'a> {
     /// Checks that the header is whole.
     pub fn new(message: &'a [u8]) -> Result<Self, WireError> {
-        let (header, payload) = message.split_first_chunk().ok_or(WireError::Short { got: message.len() })?;
+        let (header, payload) =
+            message.split_first_chunk().ok_or(WireError::Short { need: HEADER_SIZE, got: message.len() })?;
         Ok(HeaderView { header, payload })
     }
 
@@ -134,3 +135,58 @@ macro_rules! bare_message {
     };
 }
 pub(super) use bare_message;
+
+/// A request whose payload is one byte, a stream id.
+macro_rules! stream_message {
+    ($(#[$meta:meta])* $name:ident, $view:ident, $code:expr) => {
+        /// Checked view of the request.
+        #[derive(Clone, Copy, Debug)]
+        pub struct $view<'a>(&'a [u8; 17]);
+
+        impl<'a> $view<'a> {
+            /// Checks type and exact length.
+            pub fn new(message: &'a [u8]) -> Result<Self, $crate::wire::WireError> {
+                $crate::wire::bytes::exact(message, $name::CODE).map(Self)
+            }
+
+            /// P2P_STREAM_ID (offset 16).
+            pub fn stream(&self) -> u8 {
+                $crate::wire::bytes::At::<16>::u8(self.0)
+            }
+        }
+
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            /// P2P_STREAM_ID.
+            pub stream: u8,
+        }
+
+        impl $name {
+            /// The type byte of the message.
+            pub const CODE: u8 = $code;
+
+            /// Checks the message and takes its meaning.
+            pub fn parse(message: &[u8]) -> Result<Self, $crate::wire::WireError> {
+                Ok($name { stream: $view::new(message)?.stream() })
+            }
+
+            /// Bytes of the whole message.
+            pub const fn size(&self) -> usize {
+                17
+            }
+
+            /// Writes the whole message to the start of `out` and says how many bytes it has.
+            pub fn emit(
+                &self,
+                head: $crate::wire::Head,
+                out: &mut [u8],
+            ) -> Result<usize, $crate::wire::WireError> {
+                let mut writer = $crate::wire::bytes::Writer::begin(out, self.size(), Self::CODE, head)?;
+                writer.put(&[self.stream]);
+                Ok(writer.finish())
+            }
+        }
+    };
+}
+pub(super) use stream_message;

@@ -81,6 +81,14 @@ impl LockRequest {
         })
     }
 
+    /// The request without reserved flags, which mean nothing. Fails with the flags that are asked for and that
+    /// are not among `supported` (LOCK_INTERFACE_FLAGS_SUPPORTED).
+    pub const fn honoured(self, supported: LockFlags) -> Result<Self, LockFlags> {
+        let flags = self.flags.intersection(LockFlags::all());
+        let refused = flags.difference(supported);
+        if refused.is_empty() { Ok(LockRequest { flags, ..self }) } else { Err(refused) }
+    }
+
     /// Bytes of the whole message.
     pub const fn size(&self) -> usize {
         36

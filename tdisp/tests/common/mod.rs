@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod device;
+pub(crate) mod messages;
 pub(crate) mod tdi;
 
 /// The vectors of an independent responder; the file says where they are from.

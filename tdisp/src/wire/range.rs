@@ -1,4 +1,4 @@
-//! MMIO_RANGE: 16 bytes of a report.
+//! MMIO_RANGE: 16 bytes of a report, or of SET_MMIO_ATTRIBUTE.
 
 use core::ops::Range;
 
@@ -7,10 +7,10 @@ use bitflags::bitflags;
 /// Bytes of the pages that reports count in, whatever the host's pages are.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
-pub(super) const PAGE_SHIFT: u32 = 12;
+pub(crate) const PAGE_SHIFT: u32 = 12;
 
 /// Pages of the 64-bit address space.
-pub(super) const PAGES_OF_ADDRESS_SPACE: u64 = 1 << (64 - PAGE_SHIFT);
+pub(crate) const PAGES_OF_ADDRESS_SPACE: u64 = 1 << (64 - PAGE_SHIFT);
 
 bitflags! {
     /// Attributes of a range. Unknown bits are kept.
@@ -28,7 +28,7 @@ bitflags! {
 }
 
 /// MMIO_RANGE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MmioRange {
     /// The first 4 KiB page, with MMIO_REPORTING_OFFSET added: (address + offset) >> 12.
     pub first_page: u64,
@@ -41,7 +41,8 @@ pub struct MmioRange {
 }
 
 impl MmioRange {
-    pub(super) const SIZE: usize = 16;
+    /// Bytes of a range.
+    pub const SIZE: usize = 16;
 
     /// A private range of a BAR.
     pub const fn private(bar: u8, first_page: u64, pages: u32) -> Self {

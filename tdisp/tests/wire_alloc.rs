@@ -1,0 +1,106 @@
+//! Reading and writing messages allocates nothing.
+#![expect(unsafe_code, reason = "a global allocator that counts")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use common::messages::{is_request, one_ide_km_of_each, one_of_each};
+use tidegate_tdisp::report::ReportView;
+use tidegate_tdisp::wire::doe::{Object, ObjectKind};
+use tidegate_tdisp::wire::ide_km::Message;
+use tidegate_tdisp::wire::spdm::{Code, Plain, Protocol, Record, VendorDefined, Version, emit_pci};
+use tidegate_tdisp::wire::*;
+
+struct Counting;
+
+thread_local!(static CALLS: Cell<u64> = const { Cell::new(0) });
+
+fn count() {
+    CALLS.with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: 1. everything is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: 1. the caller's own promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Calls to the allocator by this thread while `f` ran.
+fn allocations(f: impl FnOnce()) -> u64 {
+    let before = CALLS.with(Cell::get);
+    f();
+    CALLS.with(Cell::get) - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert!(allocations(|| drop(black_box(Box::new(1_u64)))) >= 2);
+}
+
+#[test]
+fn reading_and_writing_a_message_of_each_type_allocates_nothing() {
+    let mut out = [0; 256];
+    let messages = one_of_each();
+    for message in &messages {
+        let none = allocations(|| {
+            if is_request(message) {
+                let (head, request) = Request::parse(message).unwrap();
+                let (code, inner) = (Code::Request, |room: &mut [u8]| request.emit(head, room));
+                emit_pci(Version::V1_2, code, Protocol::Tdisp, &mut out, inner).unwrap();
+            } else {
+                let (head, response) = Response::parse(message).unwrap();
+                let (code, inner) = (Code::Response, |room: &mut [u8]| response.emit(head, room));
+                emit_pci(Version::V1_2, code, Protocol::Tdisp, &mut out, inner).unwrap();
+            }
+            black_box(VendorDefined::split(&out).unwrap().0.pci().unwrap());
+        });
+        assert_eq!(none, 0, "type {:#x}", message[1]);
+    }
+    for message in one_ide_km_of_each() {
+        let none = allocations(|| {
+            let len = message.emit(&mut out).unwrap();
+            black_box(Message::parse(&out[..len]).unwrap());
+        });
+        assert_eq!(none, 0, "{message:?}");
+    }
+}
+
+#[test]
+fn frames_and_refusals_allocate_nothing() {
+    let (mut sealed, mut out) = ([0; 128], [0; 256]);
+    let report = common::reassembled_report();
+    let none = allocations(|| {
+        let len = Plain { message: &[7; 40] }.emit(&mut sealed).unwrap();
+        let record = Record { session: 1, ciphertext: &sealed[..len], tag: &[9; 16] };
+        let mut bytes = [0; 128];
+        let len = record.emit(&mut bytes).unwrap();
+        let len = Object::pci_sig(ObjectKind::SecuredSpdm, &bytes[..len]).emit(&mut out).unwrap();
+        let object = Object::parse(&out[..len]).unwrap();
+        black_box(Record::split(object.payload).unwrap());
+        black_box(ReportView::new(&report).unwrap().ranges().count());
+        for len in 0..out.len() {
+            let _ = black_box(Request::parse(&out[..len]).is_err());
+            let _ = black_box(Object::parse(&out[..len]).is_err());
+        }
+    });
+    assert_eq!(none, 0);
+}
