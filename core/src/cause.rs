@@ -21,6 +21,8 @@ pub enum Cause {
     Doubt = 6,
     /// Its owner dropped it.
     Dropped = 7,
+    /// The engine of the channel panicked: what its device still does nobody knows.
+    Panicked = 8,
 }
 
 impl Cause {
@@ -33,6 +35,7 @@ impl Cause {
             5 => Cause::Close,
             6 => Cause::Doubt,
             7 => Cause::Dropped,
+            8 => Cause::Panicked,
             _ => return None,
         })
     }

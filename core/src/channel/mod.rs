@@ -11,6 +11,7 @@
 #![expect(unsafe_code, reason = "the owner's access to the shared state (C1); models: crate::model")]
 
 mod confirm;
+mod fuse;
 mod group;
 mod list;
 mod names;
@@ -125,8 +126,10 @@ impl Meta {
 
 /// State behind the owner word.
 pub(crate) struct State<E> {
-    /// `None` once closed: then the owner word has `CLOSED`.
+    /// `None` once closed, or once it panicked: then the owner word has `CLOSED`, or is about to get it.
     pub(crate) engine: Option<E>,
+    /// The engine, if it panicked.
+    broken: Option<fuse::Broken<E>>,
     pub(crate) ring: Ring,
 }
 
@@ -226,7 +229,7 @@ impl<E: Engine> Channel<E> {
                 domain: u64::from(seat.domain.0) << word::DOMAIN_SHIFT & word::DOMAIN,
                 cause: AtomicU64::new(0),
             },
-            state: Cell::new(State { engine: Some(engine), ring }),
+            state: Cell::new(State { engine: Some(engine), broken: None, ring }),
         });
         let denied = match (E::SPACE, seat.reach) {
             (AddressSpace::Cpu, _) | (_, Reach::Process) => word::WINDOWS,

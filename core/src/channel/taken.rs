@@ -1,7 +1,9 @@
 //! A channel in a revoker's hands.
 
+use super::fuse::{fused, handed};
 use super::group::Kind;
 use super::{Core, Ended, Look, Meta, NO_REGION, Names, Published, State, owner};
+use crate::Cause;
 use crate::engine::{Cancel, Engine, Flush, Operation, Push, Sink, Target};
 use crate::epoch::{Epoch, Grace, Line, Lines};
 use crate::fabric::Kept;
@@ -47,6 +49,9 @@ pub(crate) unsafe trait Erased: Send + Sync + Debug {
     unsafe fn unplug(&self) -> Option<Box<dyn Kept>>;
     /// # Safety
     /// As [`Erased::cancel`].
+    unsafe fn is_broken(&self) -> bool;
+    /// # Safety
+    /// As [`Erased::cancel`].
     unsafe fn unconfirmed(&self) -> Option<(u64, u64)>;
 }
 
@@ -62,7 +67,7 @@ pub(crate) enum Flushing {
 }
 
 impl<E: Engine> Core<E> {
-    /// Runs `f` on the state.
+    /// Runs `f` on the state. If it panics, the engine is called no more.
     ///
     /// # Safety
     /// C1: the caller has the channel.
@@ -72,7 +77,7 @@ impl<E: Engine> Core<E> {
         let state = unsafe { cell_mut(&mut ptr) };
         // An owner that died in its section left its count open; what comes now is not its.
         state.ring.tally.interrupt(state.ring.last);
-        let result = f(state);
+        let result = fused(state, f);
         state.ring.tally.publish_all(state.ring.last);
         result
     }
@@ -83,7 +88,7 @@ fn retire_all<E: Engine>(state: &mut State<E>) {
     let mut out = [Completion::EMPTY; 32];
     loop {
         let mut sink = Sink::new(&mut state.ring, &mut out, 0);
-        engine.reap(&mut sink);
+        handed(&mut sink, |sink| engine.reap(sink));
         let (n, oldest) = (sink.n, sink.oldest);
         let bytes = sink.bytes;
         for completion in out.iter().take(n) {
@@ -193,7 +198,16 @@ unsafe impl<E: Engine> Erased for Core<E> {
     }
     unsafe fn unplug(&self) -> Option<Box<dyn Kept>> {
         // SAFETY: 1. C1, by the caller.
-        unsafe { self.with(|state| state.engine.take().map(|engine| Box::new(engine) as Box<dyn Kept>)) }
+        unsafe {
+            self.with(|state| {
+                let engine = state.engine.take().map(|engine| Box::new(engine) as Box<dyn Kept>);
+                engine.or_else(|| state.broken.take().map(|engine| Box::new(engine) as Box<dyn Kept>))
+            })
+        }
+    }
+    unsafe fn is_broken(&self) -> bool {
+        // SAFETY: 1. C1, by the caller.
+        unsafe { self.with(|state| state.broken.is_some()) }
     }
     unsafe fn unconfirmed(&self) -> Option<(u64, u64)> {
         // SAFETY: 1. C1, by the caller.
@@ -206,17 +220,45 @@ unsafe impl<E: Engine> Erased for Core<E> {
     }
 }
 
-/// Exclusive possession of a channel's state by a revoker (C1). Giving it back is explicit: see
-/// [`Taken::give_back`] and [`Taken::close`].
+/// `TAKEN` in a channel's owner word, set by us. Dropped with it (by a panic), it gives the channel back to its owner;
+/// or to whoever takes it next.
 #[derive(Debug)]
-pub(crate) struct Taken {
+struct Grip {
     channel: Arc<dyn Erased>,
+    held: bool,
+    /// Set beside, if it is given back by a drop.
+    then: u64,
 }
+
+impl Drop for Grip {
+    fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
+        if self.then != owner::MINE {
+            self.channel.meta().blame(Cause::Panicked);
+        }
+        let word = &self.channel.line().owner;
+        let mut now = word.load(Ordering::Relaxed);
+        // Release: as in `give_back`.
+        while let Err(seen) =
+            word.compare_exchange(now, now & !owner::TAKEN | self.then, Ordering::Release, Ordering::Relaxed)
+        {
+            now = seen;
+        }
+    }
+}
+
+/// Exclusive possession of a channel's state by a revoker (C1). Giving it back is explicit: see
+/// [`Taken::give_back`] and [`Taken::close`]. Dropped (by a panic), the channel is closing: what was done to it half
+/// its owner must not go on with.
+#[derive(Debug)]
+pub(crate) struct Taken(Grip);
 
 /// On the way to [`Taken`].
 #[derive(Debug)]
 pub(crate) struct Seizure {
-    channel: Arc<dyn Erased>,
+    grip: Grip,
     grace: Grace,
 }
 
@@ -235,7 +277,8 @@ impl Seizure {
                 Ok(_) => {
                     let nobody = mutated("seizure-without-grace").then(Lines::default);
                     let lines = || nobody.unwrap_or_else(|| Arc::new([channel.line().clone()]));
-                    return Some(Seizure { channel: channel.clone(), grace: Grace::begin(epoch, lines) });
+                    let grip = Grip { channel: channel.clone(), held: true, then: owner::MINE };
+                    return Some(Seizure { grip, grace: Grace::begin(epoch, lines) });
                 }
                 Err(seen) => now = seen,
             }
@@ -245,8 +288,9 @@ impl Seizure {
 
     /// Gives the word back unused: the owner never left its section. True if it left at last and dropped the
     /// channel: an orphan that somebody has to drain.
-    pub(crate) fn abandon(self) -> bool {
-        let before = self.channel.line().owner.fetch_and(!owner::TAKEN, Ordering::Release);
+    pub(crate) fn abandon(mut self) -> bool {
+        self.grip.held = false;
+        let before = self.grip.channel.line().owner.fetch_and(!owner::TAKEN, Ordering::Release);
         before & owner::ORPHANED != 0
     }
 
@@ -267,62 +311,74 @@ impl Seizure {
 
     /// The possession; only after [`Seizure::turn`] said so.
     pub(crate) fn finish(self) -> Option<Taken> {
-        self.grace.pending().is_empty().then(|| Taken { channel: self.channel })
+        let Seizure { mut grip, grace } = self;
+        grace.pending().is_empty().then(|| {
+            grip.then = owner::CLOSING;
+            Taken(grip)
+        })
     }
 }
 
 impl Taken {
     pub(crate) fn cancel(&mut self) -> Cancel {
         // SAFETY: 1. C1: `Taken` exists only after a seizure's grace period, and the word still has TAKEN.
-        unsafe { self.channel.cancel() }
+        unsafe { self.0.channel.cancel() }
     }
     pub(crate) fn retire(&mut self) {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.retire() }
+        unsafe { self.0.channel.retire() }
     }
     pub(crate) fn withdraw(&mut self, revoked: &dyn Fn(u32) -> bool) -> (u64, u64) {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.withdraw(revoked) }
+        unsafe { self.0.channel.withdraw(revoked) }
     }
     pub(crate) fn resume(&mut self) -> bool {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.resume() }
+        unsafe { self.0.channel.resume() }
     }
     pub(crate) fn begin_flush(&mut self, window: &Target) -> Flushing {
         // SAFETY: 1. C1, as above. 2. drains flush what they have yet to unmap, and hold it until the flush has ended or
         // its mapping was torn down and its queue stopped or put in quarantine.
-        unsafe { self.channel.begin_flush(window) }
+        unsafe { self.0.channel.begin_flush(window) }
     }
     /// The progress, and whether it proves the window's mapping alive.
     pub(crate) fn turn_flush(&mut self, window: &Target, flushing: &mut Flushing) -> (Flush, bool) {
         // SAFETY: 1. as `begin_flush`.
-        unsafe { self.channel.turn_flush(window, flushing) }
+        unsafe { self.0.channel.turn_flush(window, flushing) }
     }
     /// Forgets these windows; `proved`: they were flushed, and their mappings alive.
     pub(crate) fn settle(&mut self, gone: &dyn Fn(u32) -> bool, proved: bool) {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.settle(gone, proved) }
+        unsafe { self.0.channel.settle(gone, proved) }
     }
     /// Takes the engine out, for good.
     pub(crate) fn unplug(&mut self) -> Option<Box<dyn Kept>> {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.unplug() }
+        unsafe { self.0.channel.unplug() }
+    }
+    /// Did its engine panic?
+    pub(crate) fn is_broken(&mut self) -> bool {
+        // SAFETY: 1. C1, as above.
+        unsafe { self.0.channel.is_broken() }
     }
     /// First and last completed ticket that nothing confirms.
     pub(crate) fn unconfirmed(&mut self) -> Option<(u64, u64)> {
         // SAFETY: 1. C1, as above.
-        unsafe { self.channel.unconfirmed() }
+        unsafe { self.0.channel.unconfirmed() }
     }
     /// Back to its owner, as open as its device is. `Err`: nobody owns it any more; it stays taken and must be
     /// closed.
-    pub(crate) fn give_back(self) -> Result<(), Taken> {
-        let word = &self.channel.line().owner;
+    pub(crate) fn give_back(mut self) -> Result<(), Taken> {
+        let word = &self.0.channel.line().owner;
         let mut now = word.load(Ordering::Relaxed);
         let release = order(Ordering::Release, "give-back-relaxed");
         while now & owner::ORPHANED == 0 || mutated("orphan-given-back") {
             // Release: what we did to the state is the owner's from now on.
             match word.compare_exchange(now, now & !owner::TAKEN, release, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.0.held = false;
+                    return Ok(());
+                }
                 Err(seen) => now = seen,
             }
         }
@@ -331,9 +387,10 @@ impl Taken {
 
     /// Back to its owner, closed: it may fetch completions, nothing else. True if there is no owner any more: the
     /// channel goes off the list.
-    pub(crate) fn close(self) -> bool {
+    pub(crate) fn close(mut self) -> bool {
+        self.0.held = false;
         // Release: as in `give_back`. An owner that drops it from now on finds CLOSED.
-        let before = self.channel.line().owner.swap(owner::CLOSED, Ordering::Release);
+        let before = self.0.channel.line().owner.swap(owner::CLOSED, Ordering::Release);
         before & owner::ORPHANED != 0
     }
 }

@@ -103,6 +103,13 @@ impl Drain {
         }))
     }
 
+    /// The channels that it was to close and has not are closed in the background.
+    pub(super) fn close_later(&self) {
+        for channel in self.closing.iter().filter(|channel| !self.closer && still_open(channel)) {
+            self.fabric.close_later(channel, self.report.cause);
+        }
+    }
+
     /// Decides what may be reused. `None`: the unmap did not come back.
     pub(super) fn finish(&mut self, unmapped: Option<Unmapped>) {
         if unmapped.is_none() {
@@ -172,7 +179,10 @@ impl Drain {
         // The grace period is over and nothing names them: new regions may have the slots.
         self.fabric.let_go(&free);
         if self.closer {
-            self.fabric.forget_closers(&self.closing);
+            // One that panicked in it stays: the gate of its device does not open.
+            let closed: Vec<_> =
+                self.closing.iter().filter(|channel| !still_open(channel)).cloned().collect();
+            self.fabric.forget_closers(&closed);
         }
         for channel in self.closing.drain(..) {
             // One that could not be had (its owner stayed in a section) still counts for every grace period.

@@ -12,6 +12,7 @@ use crate::fabric::{Claim, Job, Shared};
 use crate::region::{Inner, MapError};
 use crate::sync::{Ordering, mutated};
 use crate::{Cause, Deadline};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -221,13 +222,13 @@ impl Drain {
                         self.started = Instant::now();
                     }
                     for work in &mut works {
-                        work.turn(
-                            &|r| named.binary_search(&r).is_ok(),
-                            patience,
-                            flush_now,
-                            &self.fabric,
-                            &mut self.report,
-                        );
+                        let (fabric, report) = (&self.fabric, &mut self.report);
+                        let named = |r| named.binary_search(&r).is_ok();
+                        let turn = || work.turn(&named, patience, flush_now, fabric, report);
+                        // What one engine does wrong is that channel's end, not its neighbours'.
+                        if catch_unwind(AssertUnwindSafe(turn)).is_err() {
+                            work.fail(fabric, report);
+                        }
                     }
                     if phase == Phase::Drain {
                         if works.iter().all(Work::has_drained) {
@@ -275,6 +276,7 @@ impl Drain {
                     // The grace period may have gone with the turn that panicked. One that begins now will do for what
                     // is held: whoever is inside a section that did not see the marks is so now.
                     self.grace = Some(Grace::begin(&self.fabric.epoch, || self.fabric.lines()));
+                    self.close_later();
                     self.stage = self.done(None);
                 }
             }

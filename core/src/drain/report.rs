@@ -86,7 +86,8 @@ pub enum HeldWhy {
     },
     /// Its initiator was not proved stopped.
     Initiator,
-    /// An engine or mapping panicked in the middle.
+    /// An engine panicked, and is called no more: what it drove is held as if its device did not stop. (Of `drain`: what
+    /// listens to its traces did, and nothing of it was unmapped.)
     Panicked,
     /// A fd of it left the process: only a reset or close revokes that.
     Lent,

@@ -156,7 +156,10 @@ pub enum Flush {
 /// Drives one queue of one device. All methods are called by one thread at a time: the channel's owner inside a
 /// section, or a revoker that seized the channel.
 ///
-/// None may block, allocate on `push`, `doorbell` or `retire`, or panic. `push` and `retire` are hot.
+/// None may block, allocate on `push`, `doorbell` or `retire`, or panic. `push` and `retire` are hot. An engine that panics
+/// in the hands of a revoker is called no more: its channel closes ([`crate::Cause::Panicked`]), what is in flight ends as
+/// withdrawn, and it is kept, with all that its device may touch, until that is proved stopped by its
+/// [`crate::drain::Initiator`].
 ///
 /// # Safety
 /// 1. Descriptors name only addresses inside the operands given to `push` and `push_list`, or memory the engine owns.

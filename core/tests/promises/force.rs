@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tidegate_core::drain::{Held, HeldWhy, Outcome, Phase, Progress, Report};
 use tidegate_core::{
-    Cause, ChannelConfig, ChannelError, Deadline, Fabric, GateClosed, Op, Reach, RegionError, Status, Submit,
+    Cause, ChannelConfig, ChannelError, Deadline, GateClosed, Op, Reach, RegionError, Status, Submit,
 };
 
 fn held(report: &Report) -> &[Held] {
@@ -385,45 +385,6 @@ fn joining_a_patient_revoke_hastens_it() {
     region.revoke(Cause::User, FORCE).wait().unwrap();
     let report = patient.wait().unwrap();
     assert_eq!((report.is_clean(), report.revoked), (true, 1));
-}
-
-#[test]
-fn a_panicking_engine_fails_closed() {
-    struct Bad;
-    #[expect(unsafe_code, reason = "an engine of nothing")]
-    // SAFETY: 1. it has no device.
-    unsafe impl tidegate_core::Engine for Bad {
-        const SPACE: tidegate_core::engine::AddressSpace = tidegate_core::engine::AddressSpace::Device;
-        const CONFIRMS: bool = false;
-        fn depth(&self) -> u32 {
-            4
-        }
-        unsafe fn push(
-            &mut self,
-            _: u32,
-            _: &tidegate_core::engine::Operation,
-        ) -> tidegate_core::engine::Push {
-            tidegate_core::engine::Push::Taken
-        }
-        fn doorbell(&mut self) {}
-        fn retire(&mut self, _: &mut tidegate_core::engine::Sink<'_>) {}
-        fn cancel(&mut self) -> tidegate_core::engine::Cancel {
-            std::panic::resume_unwind(Box::new("a bug"))
-        }
-        fn resume(&mut self) -> bool {
-            false
-        }
-    }
-    let world = World::on(Fabric::builder().manual().regions(4).build().unwrap());
-    let mut channel = world.channel_of(Bad, 4);
-    let region = world.host("r");
-    let _ = channel.pin().unwrap().submit(Op::fill(region.span(), 1));
-    let mut revoke = region.revoke(Cause::User, CANCEL);
-    let turned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| revoke.turn()));
-    assert!(turned.is_err());
-    let report = revoke.wait().unwrap();
-    assert!(held(&report).iter().any(|h| h.why == HeldWhy::Panicked));
-    assert!(world.fabric.inspect().quarantine.iter().any(|q| q.starts_with("region")));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod confirm;
 mod dead;
 mod force;
 mod owner;
+mod panics;
 mod quiesce;
 mod revoke;
 mod scale;

@@ -1,10 +1,12 @@
 //! One channel's part in a drain.
 
+mod end;
+
 use super::report::{FlushUsed, HeldWhy, Report};
 use super::stall::{Stall, Watch};
 use crate::channel::{Ended, Erased, Flushing, Look, Seizure, Taken, look_again, owner};
 use crate::engine::{Cancel, Flush, Target};
-use crate::fabric::{Quarantined, Shared};
+use crate::fabric::Shared;
 use crate::op::Ticket;
 use crate::sync::{Ordering, mutated};
 use std::sync::Arc;
@@ -79,6 +81,8 @@ pub(super) struct Work {
     patient: bool,
     /// Its queue was asked to stop, and has not said that it did: it may start nothing any more.
     asked: bool,
+    /// A turn of it panicked.
+    panicked: bool,
 }
 
 impl Taking {
@@ -130,6 +134,7 @@ impl Work {
             condemned: false,
             patient,
             asked: false,
+            panicked: false,
         })
     }
 
@@ -230,6 +235,9 @@ impl Work {
                         return;
                     }
                     let Some(mut taken) = taking.seizure.finish() else { return };
+                    if taken.is_broken() {
+                        return self.condemn(taken, named, fabric, report);
+                    }
                     taken.retire();
                     self.watch(named, report);
                     self.stage = if self.watched.is_empty() {
@@ -400,82 +408,5 @@ impl Work {
         if let Some((first, last)) = taken.unconfirmed() {
             report.unconfirmed.push((self.name().to_owned(), Ticket(first), Ticket(last)));
         }
-    }
-
-    /// The device does not stop: its operations end for the user, its memory does not.
-    fn condemn(
-        &mut self,
-        mut taken: Taken,
-        named: &dyn Fn(u32) -> bool,
-        fabric: &Arc<Shared>,
-        report: &mut Report,
-    ) {
-        self.watch(named, report);
-        self.note_unconfirmed(&mut taken, report);
-        if let Some(engine) = taken.unplug() {
-            // Before the entries are cleared, so that no other drain finds neither: all that it may still touch,
-            // revoked here or not.
-            let touches = fabric.touched_by(&*self.channel);
-            let gate = self.channel.meta().gate.clone();
-            fabric.quarantine(Quarantined::engine(self.name(), engine, gate, touches));
-        }
-        self.condemned = true;
-        self.withdraw(&mut taken, named, report);
-        report.hold(self.name().to_owned(), HeldWhy::NotStopped);
-        self.close(taken, fabric, report);
-    }
-
-    fn close(&mut self, taken: Taken, fabric: &Shared, report: &Report) {
-        self.channel.meta().blame(report.cause);
-        // Before it is closed: who finds it closed asks for this.
-        fabric.leave_unflushed(&*self.channel, &self.flush, std::mem::take(&mut self.unflushed));
-        if taken.close() {
-            fabric.delist(&self.channel);
-        }
-        self.stage = Stage::Over;
-    }
-
-    /// Another drain closed it: everything in it has ended, and that drain flushed what it could.
-    fn closed_by_another(&mut self, named: &dyn Fn(u32) -> bool, fabric: &Shared, report: &mut Report) {
-        self.watch(named, report);
-        if self.flush.iter().any(|window| fabric.was_left_unflushed(window.region)) {
-            self.not_flushed(0, report);
-        }
-    }
-
-    /// Past the last deadline: the channel can't be had. What is in flight stays the owner's to poll.
-    fn give_up_if(
-        &mut self,
-        patience: Patience,
-        seizure: Option<Seizure>,
-        fabric: &Arc<Shared>,
-        report: &mut Report,
-    ) {
-        if patience < Patience::Force || self.patient {
-            return;
-        }
-        let why = match seizure {
-            Some(seizure) => {
-                let orphaned = seizure.abandon();
-                if self.close || orphaned {
-                    // Closed as soon as its owner is out; until then the gate of its device stays closed.
-                    fabric.close_later(&self.channel, report.cause);
-                }
-                HeldWhy::OwnerInSection
-            }
-            None if fabric.closes_later(&self.channel) => HeldWhy::OwnerInSection,
-            None => {
-                if self.close {
-                    // Whoever has it may give it back open.
-                    fabric.close_later(&self.channel, report.cause);
-                }
-                HeldWhy::NotStopped
-            }
-        };
-        tracing::warn!(channel = self.name(), ?why, "a channel could not be had by the last deadline");
-        report.hold(self.name().to_owned(), why);
-        // What is in flight stays the owner's to poll.
-        self.watched.clear();
-        self.stage = Stage::Over;
     }
 }
