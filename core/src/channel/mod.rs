@@ -30,14 +30,14 @@ pub(crate) use taken::{Erased, Flushing, Seizure, Taken, look_again};
 pub(crate) use tally::Published;
 pub use tally::{Counters, Denials};
 
-use crate::Cause;
-use crate::drain::Gate;
+use crate::drain::{Closing, Gate, Report, Revocation, WaitError};
 use crate::engine::{AddressSpace, Engine, Target};
 use crate::epoch::{Line, announce_thread, this_thread};
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
 use crate::region::table::word;
 use crate::sync::{AtomicU64, Cell, Ordering, cell_mut, mutated, order};
+use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::sync::Arc;
@@ -345,6 +345,19 @@ impl<E: Engine> Channel<E> {
             self.fabric.epoch.unregister(&self.line);
             (self.parked, self.ready) = (true, NOBODY);
         }
+    }
+
+    /// Closes the channel and waits until it is: what is in flight is cancelled if it does not end before `by.cancel`, the
+    /// engine is dropped, and its queue is free for another one, unless the report says that it is in quarantine. Dropping
+    /// does the same in the background. Completions that were not polled are lost. System calls, sleeps.
+    ///
+    /// # Errors
+    /// [`WaitError::OwnPin`] if another channel of the calling thread is inside a section; then this one closes in the
+    /// background.
+    pub fn close(self, why: Cause, by: Deadline) -> Result<Report, WaitError> {
+        let channel: Arc<dyn Erased> = self.core.clone();
+        let closing = Closing { channels: vec![channel], ..Closing::default() };
+        Revocation::begin_all(&self.fabric, &[], closing, Vec::new(), why, by).wait()
     }
 
     /// Tells the channel apart from all others that live.

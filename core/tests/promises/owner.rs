@@ -67,6 +67,36 @@ fn a_channel_that_was_seized_when_its_device_closed_comes_back_closing() {
 }
 
 #[test]
+fn the_engine_of_a_channel_is_gone_when_its_close_returns() {
+    let world = World::new();
+    let (mut channel, _dev) = world.channel(8);
+    let region = world.host("r");
+    let _ = channel.pin().unwrap().submit(Op::read(0, region.span()));
+    let report = channel.close(Cause::User, CANCEL).unwrap();
+    assert!(report.is_clean() && (report.in_flight, report.revoked) == (1, 1), "{report:?}");
+    assert_eq!(world.log.count("engine dropped"), 1);
+    assert!(world.fabric.inspect().channels.is_empty());
+    // One that was closed before: there is nothing left to do.
+    let (channel, _dev) = world.channel(8);
+    assert!(world.nic.quiesce(Cause::Unbind, PATIENT).unwrap().wait().unwrap().report().is_clean());
+    assert!(channel.close(Cause::User, PATIENT).unwrap().is_clean());
+    assert_eq!(world.log.count("engine dropped"), 2);
+    assert!(world.fabric.inspect().channels.is_empty());
+}
+
+#[test]
+fn a_close_under_another_pin_of_the_thread_goes_on_in_the_background() {
+    let world = World::new();
+    let ((mut pinned, _), (channel, _dev)) = (world.channel(8), world.channel(8));
+    let section = pinned.pin().unwrap();
+    assert!(matches!(channel.close(Cause::User, PATIENT), Err(WaitError::OwnPin { .. })));
+    drop(section);
+    while world.fabric.turn() {}
+    assert_eq!(world.log.count("engine dropped"), 1);
+    assert_eq!(world.fabric.inspect().channels.len(), 1);
+}
+
+#[test]
 fn a_channel_dropped_while_seized_is_closed_and_off_the_list() {
     let world = World::new();
     let (mut channel, dev) = world.channel(8);
