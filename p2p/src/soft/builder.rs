@@ -248,6 +248,7 @@ impl Builder {
                 tdi: Tdi::default(),
                 exports: Vec::new(),
                 dead: false,
+                stalled: false,
                 fail_resets: 0,
                 notices: VecDeque::new(),
                 switch: planned.switch,

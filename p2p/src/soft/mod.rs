@@ -215,7 +215,7 @@ impl Soft {
     }
 
     /// Holds back requests of one function to one target once they are translated, until let go or pushed by
-    /// a read. `from` or a function of `to` that does not exist: nothing happens.
+    /// a read: one of `from` on the same way, or one of a register of whoever *Rules* above names. `from` or a function of `to` that does not exist: nothing happens.
     pub fn hold(&self, from: PciAddress, to: Toward, held: bool) {
         let target = match to {
             Toward::Memory => Some(Target::Memory),
@@ -226,6 +226,20 @@ impl Soft {
             if let Some(port) = self.shared.ports.get(who) {
                 port.wake();
             }
+        }
+    }
+
+    /// Lets a function stand still (or go on): it takes no step of its own, and what it was asked to do waits. Its registers
+    /// answer, and what it sent before goes on its way. So, other than behind a lane that is held, nothing of it completes
+    /// whoever reads a register meanwhile. When it returns the last step has been taken. A function that does not exist:
+    /// nothing happens.
+    pub fn stall(&self, at: PciAddress, stalled: bool) {
+        let Some(who) = self.shared.find(at) else { return };
+        if let Some(unit) = self.shared.world().units.get_mut(who) {
+            unit.stalled = stalled;
+        }
+        if let Some(port) = self.shared.ports.get(who) {
+            port.wake();
         }
     }
 

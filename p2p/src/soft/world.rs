@@ -78,6 +78,8 @@ pub(super) struct Unit {
     pub(super) tdi: Tdi,
     pub(super) exports: Vec<Weak<Export>>,
     pub(super) dead: bool,
+    /// Takes no step of its own.
+    pub(super) stalled: bool,
     pub(super) fail_resets: u32,
     pub(super) notices: VecDeque<Notice>,
     /// The switch that it sits below.
@@ -115,7 +117,7 @@ impl World {
     fn step_of(&mut self, ports: &[Port], who: usize) -> bool {
         let now = self.now;
         let (Some(unit), Some(port)) = (self.units.get_mut(who), ports.get(who)) else { return false };
-        if unit.dead || unit.link.free_at > now {
+        if unit.dead || unit.stalled || unit.link.free_at > now {
             return false;
         }
         let Some(action) = port.model().next(Turn { now, chance: &mut unit.chance }) else { return false };

@@ -6,7 +6,7 @@ use crate::engine::code;
 use crate::engine::conformance::rig::{AT_ONCE, DEPTH, pattern};
 use crate::engine::conformance::soft::DEVICE;
 use crate::engine::nvme::Nvme;
-use crate::soft::FaultKind;
+use crate::soft::{FaultKind, Toward};
 use tidegate_core::drain::FlushUsed;
 use tidegate_core::{Access, Cause, Completion, Deadline, Memory, Op, Status, Submit, Unconfirmable};
 
@@ -45,6 +45,29 @@ fn a_lost_completion_is_ended_by_a_revoke_alone_and_the_queue_goes_on() {
     assert_eq!(rig.complete(1)[0].status, Status::Revoked);
     let op = Op::read(0, rig.vram(0, 512).span);
     rig.run_well(op);
+}
+
+/// After some 65,000 polls without a completion the engine reads a register, which pushes what the controller wrote before: so
+/// a lane that is held is no way to keep a command in flight, and a controller that stands still is one.
+#[test]
+fn only_a_controller_that_stands_still_keeps_its_commands_past_a_look_at_its_registers() {
+    let (mut rig, _): (NvmeRig, _) = with(1, plain());
+    let patrol = |rig: &mut NvmeRig| (0..1 << 17).map(|_| rig.poll().len()).sum::<usize>();
+    let op = |rig: &NvmeRig| Op::read(0, rig.host(0, 512).span);
+    let soft = rig.world.soft().clone();
+    soft.hold(DEVICE, Toward::Memory, true);
+    rig.submit(op(&rig));
+    (0..500).for_each(|_| rig.world.pass());
+    assert!(rig.poll().is_empty() && rig.channel().in_flight() == 1, "held");
+    assert_eq!(patrol(&mut rig), 1, "pushed");
+    soft.hold(DEVICE, Toward::Memory, false);
+    soft.stall(DEVICE, true);
+    rig.submit(op(&rig));
+    (0..500).for_each(|_| rig.world.pass());
+    assert_eq!(patrol(&mut rig), 0);
+    assert_eq!(rig.channel().in_flight(), 1, "it stands still");
+    soft.stall(DEVICE, false);
+    assert_eq!(rig.complete(1)[0].status, Status::Done);
 }
 
 /// The controller completes a read whose last bytes it writes much later.

@@ -38,6 +38,24 @@ fn queues_of_one_controller_work_side_by_side_and_end_one_by_one() {
     rig.run_well(Op::read(0, rig.host(0, 512).span));
 }
 
+/// A drop takes the queue down in the background.
+#[test]
+fn a_queue_can_be_opened_again_when_the_close_of_its_channel_returns() {
+    let (model, soft) = (plain(), Soft::builder(5).threads());
+    let soft = soft.device(DEVICE, model.description(), model).build().unwrap();
+    let fabric = Fabric::builder().build().unwrap();
+    let domain = Domain::new(&fabric, soft).unwrap();
+    let device = domain.attach(DEVICE).unwrap();
+    let memory = Memory::allocate("again", 4096).unwrap();
+    let region = domain.register(memory.backing(), Access::ReadWrite).unwrap();
+    let poller = fabric.poller("again");
+    for _ in 0..20 {
+        let mut channel = device.channel(&poller, Nvme::namespace(1), ChannelConfig::depth(4)).unwrap();
+        assert!(matches!(channel.pin().unwrap().submit(Op::read(0, region.span())), Submit::Queued(_)));
+        assert!(channel.close(Cause::User, AT_ONCE).unwrap().is_clean());
+    }
+}
+
 #[test]
 fn what_is_not_there_is_refused_and_nothing_is_left() {
     let (mut rig, _): (NvmeRig, _) = with(1, plain());
