@@ -1,8 +1,12 @@
 //! `unbind [FILE]`: a file streams into a GPU by peer-to-peer DMA, the GPU is unbound in the middle of it, and the
-//! rest follows in shared mode. See `unbind.rs` for the story itself.
+//! rest follows in shared mode. See `unbind.rs` for the story itself. `nvme-gpu`: see `nvme_gpu.rs`.
 
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
+mod interruptions;
+mod nvme_gpu;
+mod nvme_rig;
+mod picture;
 mod rig;
 mod soft_rig;
 mod stream;
@@ -59,7 +63,13 @@ enum Stage {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
-    let args = Args::parse();
+    // Wherever it stands among the options: `--json nvme-gpu` too. A file of that name is `./nvme-gpu`.
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if let Some(at) = words.iter().skip(1).position(|word| word == nvme_gpu::NAME) {
+        words.remove(at + 1);
+        return nvme_gpu::main(words);
+    }
+    let args = Args::parse_from(words);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {
@@ -166,7 +176,7 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
         Stage::Soft => {
             let rig = SoftRig::new(data.clone(), interrupted.clone())?;
             let tale = played(&rig, unbind::play(&rig, &data, &provider(), &mut told), &mut told)?;
-            let same = rig.vram_path().is_some_and(|path| outside(&path, data.len()) == Some(sha));
+            let same = outside(&rig.outside(), data.len()) == Some(sha);
             told.say(if same {
                 "an outside reader finds the file in VRAM"
             } else {
@@ -193,11 +203,7 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
 }
 
 /// A story that ended early (SIGINT, an error) leaves quiet devices behind all the same.
-fn played<R: Rig>(
-    rig: &R,
-    result: Result<Tale, StoryError>,
-    told: &mut Timeline,
-) -> Result<Tale, StoryError> {
+fn played<R: Rig, T>(rig: &R, result: Result<T, StoryError>, told: &mut Timeline) -> Result<T, StoryError> {
     if result.is_err() {
         for device in [rig.initiator(), rig.target()] {
             match device.quiesce(Cause::User, unbind::BY).map(|quiesce| quiesce.wait()) {
@@ -222,7 +228,7 @@ fn vfio(
     let faults = vfio_rig::dmar_faults();
     let rig = VfioRig::new(data, target, !args.no_emulate_tsm, interrupted.clone())?;
     let tale = played(&rig, unbind::play(&rig, data, provider, told), told)?;
-    let same = outside(&rig.bar_path(), data.len()).as_deref() == Some(sha);
+    let same = outside(&rig.outside(), data.len()).as_deref() == Some(sha);
     told.say(if same {
         "an outside reader finds the file in the BAR"
     } else {

@@ -28,6 +28,8 @@ pub trait Rig: Sync {
     fn depth(&self) -> u32;
     /// Bytes of one descriptor.
     fn chunk(&self) -> usize;
+    /// Where a stranger finds the target's bytes.
+    fn outside(&self) -> String;
     /// The operation that brings `data[of]` to `to`.
     fn op<T: RegionTag>(&self, of: Range<usize>, to: Span<T>) -> Op
     where
@@ -36,12 +38,9 @@ pub trait Rig: Sync {
     fn feed(&self, _of: Range<usize>) {}
     /// Moves bytes on, as far as the source takes them.
     fn pump(&self) {}
-    /// Holds the source back (or lets it go on). On return nothing more comes.
+    /// Holds the source back (or lets it go on). On return nothing more comes: an operation whose doorbell has not rung
+    /// stays in flight.
     fn hold(&self, _on: bool) {}
-    /// Is a descriptor in flight that will not complete while the source is held back?
-    fn waits(&self) -> bool {
-        self.target().gate().in_flight() > 0
-    }
     /// Forgets bytes that were fed for operations that will not happen.
     fn clear(&self) {}
     /// Shall the target be reset between unbind and recovery?
@@ -66,6 +65,8 @@ pub enum StoryError {
         /// The platform's code.
         code: u32,
     },
+    /// The data could not be put where it is read from.
+    Fill(String),
     /// The reset failed.
     Reset(String),
     /// The window could not be brought back.
@@ -91,6 +92,7 @@ impl std::fmt::Display for StoryError {
                 write!(f, "a private import without proof was not refused: {what}")
             }
             StoryError::Unbind { step, code } => write!(f, "unbind failed at {step} (code {code:#x})"),
+            StoryError::Fill(why) => write!(f, "the namespace can't be written: {why}"),
             StoryError::Reset(why) => write!(f, "reset: {why}"),
             StoryError::Recover(why) => write!(f, "recover: {why}"),
             StoryError::Incomplete { confirmed, chunks } => {

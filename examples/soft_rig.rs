@@ -57,12 +57,12 @@ impl SoftRig {
         }
         self.soft.violations().len() as u64 + self.soft.left_out()
     }
+}
 
-    /// Where a stranger finds the VRAM.
-    pub fn vram_path(&self) -> Option<String> {
-        let file = self.soft.vram_file(GPU)?;
-        Some(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
-    }
+/// The file behind a memory BAR, as others can open it.
+pub fn soft_path(soft: &Soft, at: PciAddress, bar: u8) -> String {
+    let number = soft.bar_file(at, bar).map_or(-1, |file| file.as_raw_fd());
+    format!("/proc/{}/fd/{number}", std::process::id())
 }
 
 #[expect(clippy::print_stderr, reason = "the demo's own output")]
@@ -106,6 +106,9 @@ impl Rig for SoftRig {
     fn chunk(&self) -> usize {
         16 << 10
     }
+    fn outside(&self) -> String {
+        soft_path(&self.soft, GPU, 0)
+    }
     fn op<T: RegionTag>(&self, _: Range<usize>, to: Span<T>) -> Op
     where
         Shared: FlowsTo<T>,
@@ -129,10 +132,6 @@ impl Rig for SoftRig {
         // Under the lock: a pump that began before has ended.
         let _pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         self.held.store(on, Ordering::Release);
-    }
-    fn waits(&self) -> bool {
-        // Its buffer is posted, its frame has not been sent.
-        !self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
     fn clear(&self) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -1,38 +1,48 @@
 //! The poll-mode thread: keeps the ring full, counts what is real.
 
 use crate::rig::{Rig, StoryError};
+use crate::unbind::BY;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 use tidegate::core::{
-    ChannelConfig, Completion, FlowsTo, Handle, RegionTag, Seized, Shared, Status, Submit, Ticket,
+    Cause, ChannelConfig, Completion, FlowsTo, Handle, RegionTag, Seized, Shared, Status, Submit, Ticket,
 };
-use tidegate::p2p::Device;
 
 /// Cookie of what is not a chunk.
 const NO_CHUNK: u64 = u64::MAX;
+/// So many checked read-backs that confirm nothing are enough.
+const DOUBTS: u32 = 8;
 
 /// Which chunks of the data still have to be sent.
 pub struct Plan {
+    /// Where the rig's data has them.
+    start: usize,
     len: usize,
     chunk: usize,
     /// Chunks to send, last first.
     todo: Mutex<Vec<usize>>,
-    submitted: AtomicUsize,
     confirmed: AtomicUsize,
+    /// Operations until the rig holds its source back; 0 is never.
+    until_held: AtomicUsize,
+    held: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Plan {
-    pub fn new(len: usize, chunk: usize) -> Plan {
-        let todo = (0..len.div_ceil(chunk)).rev().collect();
+    /// For `of` of the rig's data, to the start of a window.
+    pub fn new(of: Range<usize>, chunk: usize) -> Plan {
+        let todo = (0..of.len().div_ceil(chunk)).rev().collect();
         Plan {
-            len,
+            start: of.start,
+            len: of.len(),
             chunk,
             todo: Mutex::new(todo),
-            submitted: AtomicUsize::new(0),
             confirmed: AtomicUsize::new(0),
+            until_held: AtomicUsize::new(0),
+            held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         }
     }
@@ -45,8 +55,14 @@ impl Plan {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    pub fn is_complete(&self) -> bool {
-        self.confirmed() == self.chunks()
+    /// That everything was sent and is confirmed, or why not.
+    pub fn completed<R: Rig>(&self, rig: &R) -> Result<(), StoryError> {
+        let (confirmed, chunks) = (self.confirmed(), self.chunks());
+        match confirmed == chunks {
+            _ if rig.interrupted() => Err(StoryError::Interrupted),
+            true => Ok(()),
+            false => Err(StoryError::Incomplete { confirmed, chunks }),
+        }
     }
 
     fn range(&self, chunk: usize) -> Range<usize> {
@@ -58,61 +74,67 @@ impl Plan {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// What is left may be sent.
     pub fn resume(&self) {
         self.stop.store(false, Ordering::Release);
     }
 
-    /// Waits until half of the chunks were submitted, then holds the source back and waits for descriptors in
-    /// flight: the unbind that follows finds some for sure.
-    pub fn wait_until_half<R: Rig, T>(
+    /// The rig holds its source back once half of the chunks were accepted: what follows finds descriptors in flight.
+    pub fn hold_at_half(&self) {
+        self.held.store(false, Ordering::Release);
+        self.until_held.store((self.chunks() / 2).max(1), Ordering::Release);
+    }
+
+    /// An operation was accepted. Called before its doorbell: it can't have completed.
+    fn accepted<R: Rig>(&self, rig: &R) {
+        let left = self.until_held.load(Ordering::Acquire);
+        if left > 0 {
+            self.until_held.store(left - 1, Ordering::Release);
+        }
+        if left == 1 {
+            rig.hold(true);
+            self.held.store(true, Ordering::Release);
+        }
+    }
+
+    /// Waits until the rig holds its source back, unless the poller ended or the user wants out.
+    pub fn wait_until_held<R: Rig, T>(
         &self,
         rig: &R,
         poller: &ScopedJoinHandle<'_, T>,
     ) -> Result<(), StoryError> {
-        let reached = |n: &AtomicUsize| n.load(Ordering::Acquire) >= self.chunks() / 2;
-        wait(rig, poller, || reached(&self.submitted))?;
-        rig.hold(true);
-        wait(rig, poller, || rig.waits())
+        while !self.held.load(Ordering::Acquire) {
+            if rig.interrupted() {
+                return Err(StoryError::Interrupted);
+            }
+            if poller.is_finished() {
+                return Err(StoryError::Poller);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        Ok(())
     }
 }
 
-/// Waits for `done`, unless the poller ended or the user wants out.
-fn wait<R: Rig, T>(
-    rig: &R,
-    poller: &ScopedJoinHandle<'_, T>,
-    done: impl Fn() -> bool,
-) -> Result<(), StoryError> {
-    while !done() {
-        if rig.interrupted() {
-            return Err(StoryError::Interrupted);
-        }
-        if poller.is_finished() {
-            return Err(StoryError::Poller);
-        }
-        std::thread::sleep(std::time::Duration::from_micros(50));
-    }
-    Ok(())
-}
-
-/// Streams what is left of the plan into `window` until it is sent and confirmed, or the channel closes. Returns how
-/// many chunks of the plan are confirmed in all; the others stay in the plan.
+/// Streams what is left of the plan into `window` until it is sent and confirmed, or the window or the channel closes.
+/// Returns how many chunks of the plan are confirmed in all; the others stay in the plan.
 pub fn stream<R: Rig, T: RegionTag>(rig: &R, plan: &Plan, window: Handle<T>) -> Result<usize, StoryError>
 where
     Shared: FlowsTo<T>,
 {
-    let device: &Device<R::B> = rig.initiator();
     let poller = rig.domain().fabric().poller("stream");
-    let mut channel = device.channel(&poller, rig.driver(), ChannelConfig::depth(rig.depth()))?;
+    let mut channel = rig.initiator().channel(&poller, rig.driver(), ChannelConfig::depth(rig.depth()))?;
     let mut todo = std::mem::take(&mut *plan.todo.lock().unwrap_or_else(PoisonError::into_inner));
     let mut done: Vec<(Ticket, usize)> = Vec::new();
-    let (mut in_flight, mut confirming, mut open) = (Vec::new(), false, true);
+    let (mut in_flight, mut confirming, mut open, mut doubts) = (Vec::new(), false, true, 0);
     let mut out = [Completion::EMPTY; 32];
-    let failed = loop {
+    loop {
         let Ok(mut pinned) = channel.pin().map_err(|Seized| std::thread::yield_now()) else { continue };
         let n = pinned.poll(&mut out);
         for completion in out.iter().take(n) {
             if completion.cookie == NO_CHUNK || !in_flight.contains(&(completion.cookie as usize)) {
                 confirming = false;
+                doubts += u32::from(completion.status != Status::Done);
                 continue;
             }
             let chunk = completion.cookie as usize;
@@ -126,12 +148,13 @@ where
         while let Some(chunk) = todo.last().copied().filter(|_| open) {
             let range = plan.range(chunk);
             let to = window.span(range.start as u64..range.end as u64);
-            match pinned.submit(rig.op(range.clone(), to).cookie(chunk as u64)) {
+            let of = plan.start + range.start..plan.start + range.end;
+            match pinned.submit(rig.op(of.clone(), to).cookie(chunk as u64)) {
                 Submit::Queued(_) => {
                     todo.pop();
                     in_flight.push(chunk);
-                    rig.feed(range);
-                    plan.submitted.fetch_add(1, Ordering::Release);
+                    rig.feed(of);
+                    plan.accepted(rig);
                 }
                 Submit::Full => break,
                 Submit::Stale(_) | Submit::Closed(_) => open = false,
@@ -144,7 +167,7 @@ where
         }
         let idle = in_flight.is_empty() && !confirming;
         let sent = todo.is_empty() && idle && open;
-        if sent && !done.is_empty() && confirming_needed(plan, &done) {
+        if sent && !done.is_empty() {
             match pinned.confirm() {
                 Ok(Submit::Queued(ticket)) => confirming = ticket != Ticket(0),
                 Ok(Submit::Full) => {}
@@ -158,27 +181,23 @@ where
         plan.confirmed.fetch_add(fresh, Ordering::Relaxed);
         done.retain(|(ticket, _)| *ticket > confirmed);
         if sent && done.is_empty() && !confirming {
-            break None;
+            break;
         }
-        if rig.interrupted() && open {
-            open = false;
-        }
-        let enough = plan.stop.load(Ordering::Acquire) || rig.interrupted();
+        open &= doubts < DOUBTS && !rig.interrupted();
+        let enough = plan.stop.load(Ordering::Acquire) || doubts >= DOUBTS || rig.interrupted();
         let closing = channel.closed().is_some() || (enough && !open);
         if closing && channel.in_flight() == 0 && in_flight.is_empty() {
-            break None::<StoryError>;
+            break;
         }
-    };
+    }
     // What the device said but nothing confirms goes again.
     todo.extend(done.iter().map(|(_, chunk)| *chunk));
     todo.extend(in_flight);
     todo.sort_unstable_by(|a, b| b.cmp(a));
     *plan.todo.lock().unwrap_or_else(PoisonError::into_inner) = todo;
-    failed.map_or(Ok(plan.confirmed()), Err)
-}
-
-fn confirming_needed(plan: &Plan, done: &[(Ticket, usize)]) -> bool {
-    plan.confirmed() + done.len() == plan.chunks()
+    // Its queue is free when this returns.
+    channel.close(Cause::User, BY)?;
+    Ok(plan.confirmed())
 }
 
 #[expect(clippy::print_stderr, reason = "the demo's own output")]

@@ -9,15 +9,42 @@ use tidegate::tdisp::tdi::UnbindReport;
 pub struct Timeline {
     since: Instant,
     quiet: bool,
+    events: Vec<Event>,
+}
+
+/// One of the trace's events: `i` happened at `ts`, `X` began then and took `dur`; in microseconds.
+#[derive(Debug, Serialize)]
+struct Event {
+    name: String,
+    ph: &'static str,
+    ts: u64,
+    dur: u64,
+    pid: u32,
+    tid: u32,
 }
 
 #[expect(clippy::print_stderr, reason = "the demo's own output")]
 impl Timeline {
     pub fn new(quiet: bool) -> Timeline {
-        Timeline { since: Instant::now(), quiet }
+        Timeline { since: Instant::now(), quiet, events: Vec::new() }
     }
 
     pub fn say(&mut self, what: impl AsRef<str>) {
+        self.note(what.as_ref().trim(), "i", Duration::ZERO, Duration::ZERO);
+        self.print(what);
+    }
+
+    /// What was told so far, as a trace that chrome://tracing and Perfetto open.
+    pub fn trace(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&serde_json::json!({ "traceEvents": self.events, "displayTimeUnit": "ms" }))
+    }
+
+    fn note(&mut self, name: &str, ph: &'static str, ago: Duration, took: Duration) {
+        let (ts, dur) = (us(self.since.elapsed().saturating_sub(ago)), us(took));
+        self.events.push(Event { name: name.to_owned(), ph, ts, dur, pid: 1, tid: 1 });
+    }
+
+    fn print(&self, what: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{:>12} us  {}", self.since.elapsed().as_micros(), what.as_ref());
         }
@@ -28,9 +55,8 @@ impl Timeline {
             "{who} quiesced: {} in flight = {} drained + {} revoked + {} failed",
             report.in_flight, report.drained, report.revoked, report.failed
         ));
-        for (phase, time) in Phase::ALL.iter().zip(report.phases) {
-            self.bar(phase.name(), time);
-        }
+        let phases = Phase::ALL.iter().zip(report.phases).map(|(phase, time)| (phase.name(), time));
+        self.bars(phases.collect());
         for (channel, used) in &report.flushes {
             self.say(format!("             {channel} flushed by {used:?}"));
         }
@@ -40,17 +66,21 @@ impl Timeline {
     }
 
     pub fn unbound(&mut self, who: &str, report: &UnbindReport) {
-        for step in &report.steps {
-            self.bar(step.step.name(), step.took);
-        }
+        self.bars(report.steps.iter().map(|step| (step.step.name(), step.took)).collect());
         self.say(format!("{who} unbound{}", if report.forced { " by force" } else { "" }));
     }
 
-    fn bar(&mut self, name: &str, time: Duration) {
-        let us = time.as_micros();
-        // One mark for each doubling.
-        let marks = "#".repeat((128 - us.leading_zeros()) as usize);
-        self.say(format!("  {name:>24} {us:>9} us  {marks}"));
+    /// Steps that followed each other and have just ended.
+    fn bars(&mut self, steps: Vec<(&'static str, Duration)>) {
+        let mut ago: Duration = steps.iter().map(|(_, time)| *time).sum();
+        for (name, time) in steps {
+            self.note(name, "X", ago, time);
+            ago = ago.saturating_sub(time);
+            let us = time.as_micros();
+            // One mark for each doubling.
+            let marks = "#".repeat((128 - us.leading_zeros()) as usize);
+            self.print(format!("  {name:>24} {us:>9} us  {marks}"));
+        }
     }
 }
 

@@ -15,14 +15,14 @@ use tidegate::tdisp::tdi::{LockParams, Provider, Run, Tdi, UnbindOutcome, Unbind
 pub const BY: Deadline = Deadline::millis(1500, 6000);
 
 /// Lock, look at the report, start.
-fn bind<H: Host>(tdi: &mut Tdi<H>, provider: &Provider) -> Result<Run, StoryError> {
+pub fn bind<H: Host>(tdi: &mut Tdi<H>, provider: &Provider) -> Result<Run, StoryError> {
     let locked = tdi.lock(LockParams::default())?;
     let acceptance = provider.accept(&locked)?;
     Ok(locked.start(acceptance)?)
 }
 
 /// The proof that the device is unlocked, or why it is not.
-fn unbound(report: UnbindReport) -> Result<Quiesced, StoryError> {
+pub fn unbound(report: UnbindReport) -> Result<Quiesced, StoryError> {
     match report.outcome {
         UnbindOutcome::Unbound(q) => Ok(q),
         UnbindOutcome::Failed { step, code, .. } => Err(StoryError::Unbind { step, code }),
@@ -69,12 +69,13 @@ pub fn play<R: Rig>(
     told.say(format!("private window of {bytes:#x} bytes imported with the proof"));
 
     // Stream from a poll-mode thread; unbind the GPU in the middle, with descriptors in flight.
-    let plan = Plan::new(data.len(), rig.chunk());
+    let plan = Plan::new(0..data.len(), rig.chunk());
     let window = private.region().handle();
+    plan.hold_at_half();
     let (gpu_quiet, nic_quiet) = thread::scope(|scope| -> Result<_, StoryError> {
         let poller = scope.spawn(|| stream(rig, &plan, window));
         let quiet = (|| {
-            plan.wait_until_half(rig, &poller)?;
+            plan.wait_until_held(rig, &poller)?;
             let mut quiesce = gpu.quiesce(Cause::Unbind, BY)?;
             while matches!(quiesce.turn(), Progress::Pending(Phase::Gate | Phase::Grace)) {}
             rig.hold(false);
@@ -109,12 +110,7 @@ pub fn play<R: Rig>(
     plan.resume();
     rig.clear();
     stream(rig, &plan, shared.region().handle())?;
-    if rig.interrupted() {
-        return Err(StoryError::Interrupted);
-    }
-    if !plan.is_complete() {
-        return Err(StoryError::Incomplete { confirmed: plan.confirmed(), chunks: plan.chunks() });
-    }
+    plan.completed(rig)?;
     told.say("the rest arrived, and is confirmed by a checked read-back");
     tale.recovered = true;
 
@@ -126,7 +122,7 @@ pub fn play<R: Rig>(
 }
 
 /// A real reset, with the proof that nothing of ours is under way: imports are dead afterwards, the export is not.
-fn reset<B: tidegate::p2p::Backend>(
+pub fn reset<B: tidegate::p2p::Backend>(
     device: &Device<B>,
     q: Quiesced,
     told: &mut Timeline,

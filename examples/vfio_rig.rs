@@ -36,7 +36,12 @@ pub struct VfioRig {
     interrupted: Arc<AtomicBool>,
 }
 
-fn find(vfio: &Vfio, id: (u16, u16)) -> Result<PciAddress, StoryError> {
+/// A BAR, as others can open it.
+pub fn bar_path(at: PciAddress, bar: u8) -> String {
+    format!("/sys/bus/pci/devices/{at}/resource{bar}")
+}
+
+pub fn find(vfio: &Vfio, id: (u16, u16)) -> Result<PciAddress, StoryError> {
     let found = vfio.by_id(id.0, id.1)?;
     let missing = || {
         StoryError::Reset(format!(
@@ -64,11 +69,6 @@ impl VfioRig {
         memory.write(0, data)?;
         let source = domain.register(memory.backing(), Access::Read)?;
         Ok(VfioRig { domain, target: gpu, bar: target.bar, edu, source, interrupted })
-    }
-
-    /// Where a stranger finds the BAR.
-    pub fn bar_path(&self) -> String {
-        format!("/sys/bus/pci/devices/{}/resource{}", self.target.address(), self.bar)
     }
 }
 
@@ -106,6 +106,9 @@ impl Rig for VfioRig {
     }
     fn chunk(&self) -> usize {
         4096
+    }
+    fn outside(&self) -> String {
+        bar_path(self.target.address(), self.bar)
     }
     fn op<T: RegionTag>(&self, of: Range<usize>, to: Span<T>) -> Op
     where

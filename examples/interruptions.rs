@@ -1,0 +1,252 @@
+//! A picture that streams into another device's memory four times, interrupted in the middle each time: the target's TDI is
+//! unbound, the target reset, the initiator reset, the target's memory decoding switched off and on. Then the window is
+//! recovered and the rest follows. Before each time the picture's negative is streamed, so every pixel is brought anew; after
+//! it a stranger compares the bytes. Generic over the backend.
+
+use crate::rig::{Rig, StoryError};
+use crate::stream::{Plan, stream};
+use crate::timeline::Timeline;
+use crate::unbind::{BY, bind, reset, unbound};
+use serde::Serialize;
+use std::ops::Range;
+use std::thread;
+use tidegate::core::drain::{Phase, Progress, Report};
+use tidegate::core::{Cause, FlowsTo, Handle, Quiesced, RegionTag, Shared};
+use tidegate::p2p::device::Written;
+use tidegate::p2p::{Backend, Device, Import};
+use tidegate::tdisp::tdi::{Provider, Tdi};
+
+const COMMAND: u16 = 4;
+const MEMORY_DECODING: u32 = 2;
+
+/// How many there are.
+pub const COUNT: usize = 4;
+
+/// The pictures in the rig's data, and what they look like to a stranger.
+pub struct Frames<'a> {
+    pub picture: (Range<usize>, &'a [u8]),
+    pub negative: (Range<usize>, &'a [u8]),
+}
+
+/// One interruption, as the JSON line wants it.
+#[derive(Debug, Serialize)]
+pub struct Interruption {
+    pub what: &'static str,
+    /// Descriptors into the window when it began.
+    pub held: u64,
+    /// Of the quiesced device, after its gate was closed.
+    pub in_flight: u64,
+    pub drained: u64,
+    pub revoked: u64,
+    pub failed: u64,
+    pub quiesce_us: u64,
+    /// A stranger found the negative before it, and the picture after the rest of the stream.
+    pub identical: bool,
+}
+
+impl Interruption {
+    fn of(what: &'static str, held: u64, report: &Report) -> Interruption {
+        Interruption {
+            what,
+            held,
+            in_flight: report.in_flight,
+            drained: report.drained,
+            revoked: report.revoked,
+            failed: report.failed,
+            quiesce_us: u64::try_from(report.total().as_micros()).unwrap_or(u64::MAX),
+            identical: false,
+        }
+    }
+
+    /// Something was in flight, each descriptor had one end, and the bytes are right.
+    pub fn holds(&self) -> bool {
+        self.held > 0 && self.in_flight == self.drained + self.revoked + self.failed && self.identical
+    }
+}
+
+/// One telling of the story.
+struct Teller<'a, R: Rig> {
+    rig: &'a R,
+    frames: &'a Frames<'a>,
+    told: &'a mut Timeline,
+    interruptions: Vec<Interruption>,
+}
+
+/// Plays it, into the start of the target's BAR.
+pub fn play<R: Rig>(
+    rig: &R,
+    frames: &Frames<'_>,
+    provider: &Provider,
+    told: &mut Timeline,
+) -> Result<Vec<Interruption>, StoryError> {
+    let (target, source, domain) = (rig.target(), rig.initiator(), rig.domain());
+    let mut target_tdi = Tdi::new(target.clone(), provider.clone(), rig.dsm(target))?;
+    let mut source_tdi = Tdi::new(source.clone(), provider.clone(), rig.dsm(source))?;
+    let (target_run, source_run) = (bind(&mut target_tdi, provider)?, bind(&mut source_tdi, provider)?);
+    let bytes = (frames.picture.1.len() as u64).next_multiple_of(tidegate::core::page_size());
+    let export = target.export(rig.bar(), 0..bytes)?;
+    let private = domain.import_private(&export, &provider.link(&source_run, &target_run)?)?;
+    told.say(format!("{} streams into private memory of {}", source.address(), target.address()));
+    let mut teller = Teller { rig, frames, told, interruptions: Vec::new() };
+
+    let window = teller.interrupted(private, "unbind", recovered, |told| {
+        let quiet = quiesce(rig, target, Cause::Unbind)?;
+        told.quiesced("target", quiet.report());
+        let report = quiet.report().clone();
+        let unbind = target_tdi.unbind(quiet, BY).wait();
+        told.unbound("target", &unbind);
+        let target_quiet = unbound(unbind)?;
+        // The initiator's requests carry T=1 in RUN only: it could not reach a shared window.
+        let quiet = source.quiesce(Cause::Unbind, BY)?.wait()?;
+        told.quiesced("initiator", quiet.report());
+        let unbind = source_tdi.unbind(quiet, BY).wait();
+        told.unbound("initiator", &unbind);
+        unbound(unbind)?.restore();
+        target_quiet.restore();
+        Ok(report)
+    })?;
+    let window = teller.interrupted(window, "target_reset", recovered, |told| {
+        let quiet = quiesce(rig, target, Cause::Reset)?;
+        told.quiesced("target", quiet.report());
+        let report = quiet.report().clone();
+        reset(target, quiet, told)?.restore();
+        Ok(report)
+    })?;
+    // A reset of the initiator leaves the target's window as it was.
+    let window = teller.interrupted(
+        window,
+        "initiator_reset",
+        |window, _| Ok(window),
+        |told| {
+            let quiet = quiesce(rig, source, Cause::Reset)?;
+            told.quiesced("initiator", quiet.report());
+            let report = quiet.report().clone();
+            reset(source, quiet, told)?.restore();
+            Ok(report)
+        },
+    )?;
+    teller.interrupted(window, "memory_decoding", recovered, |told| {
+        let quiet = toggle(rig)?;
+        told.quiesced("target", quiet.report());
+        told.say("memory decoding was switched off and on");
+        let report = quiet.report().clone();
+        quiet.restore();
+        Ok(report)
+    })?;
+    let interruptions = teller.interruptions;
+    for device in [source, target] {
+        drop(device.quiesce(Cause::Close, BY)?.wait()?);
+    }
+    Ok(interruptions)
+}
+
+impl<R: Rig> Teller<'_, R> {
+    /// The negative, half of the picture, what `interrupt` does with descriptors in flight, what is done with the window
+    /// afterwards, and the rest of the picture.
+    fn interrupted<T: RegionTag>(
+        &mut self,
+        import: Import<R::B, T>,
+        what: &'static str,
+        after: impl FnOnce(Import<R::B, T>, &mut Timeline) -> Result<Import<R::B, Shared>, StoryError>,
+        interrupt: impl FnOnce(&mut Timeline) -> Result<Report, StoryError>,
+    ) -> Result<Import<R::B, Shared>, StoryError>
+    where
+        Shared: FlowsTo<T>,
+    {
+        let window = import.region().handle();
+        let (of, negative) = &self.frames.negative;
+        let blank = Plan::new(of.clone(), self.rig.chunk());
+        stream(self.rig, &blank, window)?;
+        blank.completed(self.rig)?;
+        let was_other = self.shows(negative);
+
+        let (of, picture) = &self.frames.picture;
+        let plan = Plan::new(of.clone(), self.rig.chunk());
+        let mut interruption = self.half(&plan, window, what, interrupt)?;
+        let import = after(import, self.told)?;
+        plan.resume();
+        stream::<R, Shared>(self.rig, &plan, import.region().handle())?;
+        plan.completed(self.rig)?;
+        interruption.identical = was_other && self.shows(picture);
+        self.told.say(match interruption.identical {
+            true => "the rest arrived and is confirmed; a stranger finds the picture",
+            false => "a stranger finds OTHER BYTES",
+        });
+        self.interruptions.push(interruption);
+        Ok(import)
+    }
+
+    /// Streams half of the plan; with descriptors in flight, `interrupt` is called. Then the poller ends.
+    fn half<T: RegionTag>(
+        &mut self,
+        plan: &Plan,
+        window: Handle<T>,
+        what: &'static str,
+        interrupt: impl FnOnce(&mut Timeline) -> Result<Report, StoryError>,
+    ) -> Result<Interruption, StoryError>
+    where
+        Shared: FlowsTo<T>,
+    {
+        let (rig, told) = (self.rig, &mut *self.told);
+        plan.hold_at_half();
+        thread::scope(|scope| {
+            let poller = scope.spawn(|| stream(rig, plan, window));
+            let made = plan.wait_until_held(rig, &poller).and_then(|()| {
+                let held = rig.target().gate().in_flight();
+                told.say(format!("{what}, with {held} descriptors in flight"));
+                interrupt(told).map(|report| Interruption::of(what, held, &report))
+            });
+            rig.hold(false);
+            plan.stop();
+            if made.is_err() {
+                // The poller sees a closed gate, whatever was interrupted.
+                drop(rig.initiator().quiesce(Cause::User, BY).map(|quiesce| quiesce.wait()));
+            }
+            let streamed = poller.join().map_err(|_| StoryError::Poller)?;
+            let made = made?;
+            told.say(format!("the stream stopped: {} of {} chunks confirmed", streamed?, plan.chunks()));
+            Ok(made)
+        })
+    }
+
+    /// Does a reader that uses nothing of the library find these bytes?
+    fn shows(&self, bytes: &[u8]) -> bool {
+        crate::outside(&self.rig.outside(), bytes.len()) == Some(crate::hex(bytes))
+    }
+}
+
+fn recovered<B: Backend, T: RegionTag>(
+    import: Import<B, T>,
+    told: &mut Timeline,
+) -> Result<Import<B, Shared>, StoryError> {
+    let import = import.recover().map_err(|failed| StoryError::Recover(failed.why))?;
+    told.say("window recovered, same address, next generation");
+    Ok(import)
+}
+
+/// Quiesces a device whose descriptors the rig holds back, and lets go of them once the gate is closed.
+fn quiesce<R: Rig>(rig: &R, device: &Device<R::B>, why: Cause) -> Result<Quiesced, StoryError> {
+    let mut quiesce = device.quiesce(why, BY)?;
+    while matches!(quiesce.turn(), Progress::Pending(Phase::Gate | Phase::Grace)) {}
+    rig.hold(false);
+    Ok(quiesce.wait()?)
+}
+
+/// Memory decoding off and on again, by writes of config space that go through the intercept.
+fn toggle<R: Rig>(rig: &R) -> Result<Quiesced, StoryError> {
+    let target = rig.target();
+    let command = target.config_read(COMMAND, 2)?;
+    let written = thread::scope(|scope| {
+        let write = scope.spawn(|| target.config_write(COMMAND, 2, command & !MEMORY_DECODING, BY));
+        while target.gate().check().is_ok() && !write.is_finished() {
+            thread::yield_now();
+        }
+        rig.hold(false);
+        write.join()
+    });
+    let Written::Intercepted { quiesced, .. } = written.map_err(|_| StoryError::Poller)?? else {
+        return Err(StoryError::Reset("the intercept let a write of the command register pass".to_owned()));
+    };
+    target.config_write(COMMAND, 2, command, BY)?;
+    Ok(quiesced)
+}
