@@ -16,17 +16,33 @@ devices=(
     # VRAM in BAR 0; what is written there is what the screen shows.
     -device pcie-root-port,id=rp3,slot=3,chassis=3
     -device bochs-display,bus=rp3,vgamem=16M
-    # Two real network controllers (82576), one at each end of a wire. Frames wait on it while there is no buffer for them (not so
-    # with hubport, which delivers all that wait as soon as there is one).
+    # A real network controller (82576) at one end of a wire. Frames wait on it while there is no buffer for them (not so with
+    # hubport, which delivers all that wait as soon as there is one).
     -netdev dgram,id=near,local.type=unix,local.path=TMP/near,remote.type=unix,remote.path=TMP/far
-    -netdev dgram,id=far,local.type=unix,local.path=TMP/far,remote.type=unix,remote.path=TMP/near
     -device pcie-root-port,id=rp4,slot=4,chassis=4
     -device igb,bus=rp4,netdev=near
-    -device pcie-root-port,id=rp5,slot=5,chassis=5
-    -device igb,bus=rp5,netdev=far
     # Two DMA engines for proofs: slow, no reset, every address bit. Conventional PCI, so on the root bus.
     -device edu,dma_mask=0xffffffffffff
     -device edu,dma_mask=0xffffffffffff
+)
+
+# The wire's other end: a second 82576.
+# shellcheck disable=SC2054
+far_end=(
+    -netdev dgram,id=far,local.type=unix,local.path=TMP/far,remote.type=unix,remote.path=TMP/near
+    -device pcie-root-port,id=rp5,slot=5,chassis=5
+    -device igb,bus=rp5,netdev=far
+)
+
+# Or, with --beside, a program of the host: it binds TMP/far and sends to TMP/near, one datagram a frame. What went by stands in
+# TMP/wire.pcap, QEMU's monitor (QMP) listens at TMP/monitor, and what the guest writes into the virtio port tidegate.beside comes
+# out of TMP/port, and back. The guest's writes wait until somebody has connected there.
+# shellcheck disable=SC2054
+beside_end=(
+    -object filter-dump,id=pcap,netdev=near,file=TMP/wire.pcap
+    -qmp unix:TMP/monitor,server=on,wait=off
+    -chardev socket,id=beside,path=TMP/port,server=on,wait=off
+    -device virtserialport,chardev=beside,name=tidegate.beside
 )
 
 # With --numa: two nodes, each with a CPU, half of the memory and a host bridge of its own with an edu behind it. MEMORY is half of the memory.
@@ -55,11 +71,11 @@ boot_limit=${TIDEGATE_BOOT_LIMIT:-100}
 comma() { printf '%s' "${1//,/,,}"; }
 
 limit=300 console='' out='' bind=yes append='' memory=2G numa=no
-extra_env=() extra_qemu=() command=()
+extra_env=() extra_qemu=() command=() beside=()
 parse() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --timeout | --console | --out | --env | --append | --qemu | --memory)
+        --timeout | --console | --out | --env | --append | --qemu | --memory | --beside)
             [ $# -ge 2 ] || die "$1 needs a value: see ci/vm --help"
             ;;
         esac
@@ -71,6 +87,7 @@ parse() {
         --append) append=$2 ;;
         --qemu) extra_qemu+=("$2") ;;
         --memory) memory=$2 ;;
+        --beside) beside+=("$2") ;;
         --no-bind | --numa)
             [ "$1" = --numa ] && numa=yes || bind=no
             shift
@@ -129,7 +146,8 @@ write_initrd() {
 
 # Sets `words`, QEMU's command line; the arguments connect the ports of the two modes.
 machine() {
-    local kernel nodes=() half
+    local kernel nodes=() half ends=()
+    if [ ${#beside[@]} -gt 0 ]; then ends=("${beside_end[@]}"); else ends=("${far_end[@]}"); fi
     kernel=$(kernel_image)
     if [ "$numa" = yes ]; then
         half=$(($(numfmt --from=iec "$memory") / 2)) || die "--memory wants a size such as 2G, not '$memory'"
@@ -148,14 +166,14 @@ machine() {
         # remap: the host's root may hold several file systems, whose inode numbers would collide in one share.
         -virtfs 'local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap'
         -virtfs "local,path=$(comma "$out"),mount_tag=out,security_model=none,multidevs=remap"
-        "${devices[@]//TMP/$(comma "$tmp")}" -device virtio-serial-pci "$@" "${extra_qemu[@]}"
+        "${devices[@]//TMP/$(comma "$tmp")}" -device virtio-serial-pci "${ends[@]//TMP/$(comma "$tmp")}" "$@" "${extra_qemu[@]}"
         # Last: what names no bus would be plugged into a bridge that takes root ports only.
         "${nodes[@]}")
 }
 
 prepare() {
     tmp=$(mktemp -d "${TMPDIR:-/tmp}/tidegate-vm.XXXXXX")
-    pid='' clock='' began=$SECONDS
+    pid='' clock='' aside='' began=$SECONDS
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -171,7 +189,7 @@ prepare() {
 
 finish() {
     local process
-    for process in $pid $clock; do kill "$process" 2>/dev/null || true; done
+    for process in $pid $clock $aside; do kill "$process" 2>/dev/null || true; done
     [ -z "${terminal:-}" ] || stty "$terminal"
     rm -rf "$tmp"
 }
@@ -214,6 +232,10 @@ boot_once() {
     pumps+=($!)
     timeout --kill-after=5 "$limit" "${words[@]}" </dev/null >"$tmp/qemu.log" 2>&1 &
     pid=$!
+    if [ ${#beside[@]} -gt 0 ]; then
+        TIDEGATE_BESIDE=$tmp TIDEGATE_OUT=$out "${beside[@]}" </dev/null >&2 &
+        aside=$!
+    fi
     # The clock must not hold the caller's stdout open: a reader at the other end would wait for it.
     sleep "$boot_limit" >/dev/null 2>&1 &
     clock=$!
@@ -228,7 +250,10 @@ boot_once() {
     else
         kill "$clock" 2>/dev/null || true
     fi
-    pid='' clock=''
+    # Whatever the guest asked it for has been answered.
+    [ -z "$aside" ] || kill "$aside" 2>/dev/null || true
+    [ -z "$aside" ] || wait "$aside" || true
+    pid='' clock='' aside=''
     # A QEMU that did not get as far as opening the pipes must not leave the pumps waiting.
     : <>"$tmp/stdout" <>"$tmp/stderr"
     wait "${pumps[@]}" || true
@@ -260,6 +285,7 @@ die_in_guest() {
 shell_guest() {
     limit=0
     parse "$@"
+    [ ${#beside[@]} = 0 ] || die "shell takes no --beside: use ci/vm run"
     [ ${#command[@]} = 0 ] || die "shell takes no command: use ci/vm run -- ${command[*]}"
     if ! [ -t 0 ] || ! [ -t 1 ]; then die "shell needs a terminal: use ci/vm run -- CMD"; fi
     prepare
