@@ -100,15 +100,16 @@ target_directory() {
     (cd "$project" && cargo metadata --format-version 1 --no-deps --offline) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
 }
 
-# Builds the program of the hot path's functions for their listings, and prints where it is. Without position-independent code every
-# call names its callee; --target keeps the flag from proc macros.
+# hot_path_binary [PROGRAM [CFG]]: builds a program of the hot path's functions for their listings (hot-path), with a cfg if asked
+# for, and prints where it is. Without position-independent code every call names its callee; --target keeps the flags from proc
+# macros.
 hot_path_binary() {
-    local host target
+    local host target program=${1:-hot-path} cfg=${2:-}
     host=$(rustc -vV | sed -n 's/^host: //p')
-    target=$(target_directory)/hotpath
-    (cd "$project" && RUSTFLAGS="-C relocation-model=static" CARGO_TARGET_DIR=$target \
-        cargo build --release --locked --quiet --target "$host" -p tidegate-bench --bin hot-path) >&2
-    printf '%s' "$target/$host/release/hot-path"
+    target=$(target_directory)/hotpath${cfg:+-$cfg}
+    (cd "$project" && RUSTFLAGS="-C relocation-model=static${cfg:+ --cfg $cfg}" CARGO_TARGET_DIR=$target \
+        cargo build --release --locked --quiet --target "$host" -p tidegate-bench --bin "$program") >&2
+    printf '%s' "$target/$host/release/$program"
 }
 
 # loom_binary: builds core's tests for loom, once for models and mutations alike, and prints the program.

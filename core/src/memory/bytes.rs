@@ -148,6 +148,25 @@ impl Memory {
         true
     }
 
+    /// Writes 64-bit little-endian words, the first at a multiple of 8, in ascending order: [`Memory::store64`] for each, with
+    /// the bounds looked at once. False: nothing was written.
+    #[inline]
+    pub fn store_words<const N: usize>(&self, at: u64, words: &[u64; N]) -> bool {
+        let bytes = 8 * N as u64;
+        if at % 8 != 0 || at.checked_add(bytes).is_none_or(|end| end > self.len()) {
+            return false;
+        }
+        // SAFETY: 1. `at + bytes` is within the mapping.
+        let base = unsafe { self.map.base().as_ptr().add(at as usize) };
+        for (n, word) in words.iter().enumerate() {
+            // SAFETY: 1. `n < N`, so it and its word are within `bytes`.
+            let p = unsafe { base.add(8 * n) };
+            // SAFETY: 1. in bounds as above, aligned with `at`. 2. volatile write; M1.
+            unsafe { p.cast::<u64>().write_volatile(word.to_le()) };
+        }
+        true
+    }
+
     #[inline]
     fn word(&self, at: u64, bytes: u64) -> Option<*mut u8> {
         (at % bytes == 0 && at.checked_add(bytes)? <= self.len()).then(|| {

@@ -2,9 +2,18 @@
 
 use super::abi::{admin, io};
 
-/// A submission queue entry, in words of 64 bits; not yet with its identifier.
+/// A submission queue entry, not yet with its identifier: of its eight words of 64 bits those that any command here uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Command(pub(super) [u64; 8]);
+pub(super) struct Command {
+    /// Opcode, flags, identifier, namespace.
+    head: u64,
+    /// Where the bytes are.
+    data: (u64, u64),
+    /// Command dwords 10 and 11.
+    what: u64,
+    /// 12 and 13.
+    more: u64,
+}
 
 /// Where a command's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +26,12 @@ pub(super) enum Data {
 
 impl Command {
     fn new(opcode: u8, namespace: u32) -> Command {
-        Command([u64::from(opcode) | u64::from(namespace) << 32, 0, 0, 0, 0, 0, 0, 0])
+        Command { head: u64::from(opcode) | u64::from(namespace) << 32, data: (0, 0), what: 0, more: 0 }
     }
 
     /// Command dwords 10 and 11.
     fn with(mut self, dword10: u32, dword11: u32) -> Command {
-        self.0[5] = u64::from(dword10) | u64::from(dword11) << 32;
+        self.what = u64::from(dword10) | u64::from(dword11) << 32;
         self
     }
 
@@ -33,16 +42,16 @@ impl Command {
             // PSDT: SGLs, metadata (there is none) by an address.
             Data::Sgl(first, second) => (first, second, 1 << 14),
         };
-        self.0[0] |= kind;
-        (self.0[3], self.0[4]) = (first, second);
+        self.head |= kind;
+        self.data = (first, second);
         self
     }
 
     #[inline]
     fn blocks(opcode: u8, namespace: u32, block: u64, blocks: u32, data: Data) -> Command {
         let mut command = Command::new(opcode, namespace).data(data);
-        command.0[5] = block;
-        command.0[6] = u64::from(blocks.wrapping_sub(1) & 0xffff);
+        command.what = block;
+        command.more = u64::from(blocks.wrapping_sub(1) & 0xffff);
         command
     }
 
@@ -110,8 +119,14 @@ impl Command {
     /// With an identifier.
     #[inline]
     pub(super) fn id(mut self, id: u16) -> Command {
-        self.0[0] |= u64::from(id) << 16;
+        self.head |= u64::from(id) << 16;
         self
+    }
+
+    /// As it lies in the queue.
+    #[inline]
+    pub(super) fn words(&self) -> [u64; 8] {
+        [self.head, 0, 0, self.data.0, self.data.1, self.what, self.more, 0]
     }
 }
 
@@ -140,7 +155,7 @@ mod tests {
 
     fn dwords(command: Command) -> [u32; 16] {
         let mut all = [0; 16];
-        for (n, word) in command.0.iter().enumerate() {
+        for (n, word) in command.words().iter().enumerate() {
             (all[2 * n], all[2 * n + 1]) = (*word as u32, (*word >> 32) as u32);
         }
         all

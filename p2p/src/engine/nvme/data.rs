@@ -44,7 +44,10 @@ impl Pointers {
                 let (first, second) = sgl::one(piece.address, u32::try_from(piece.len).ok()?);
                 fits.then_some(Data::Sgl(first, second))
             }
-            None => self.by_pages(areas, index, std::iter::once((piece.address, piece.len))),
+            None => match prp::short(piece.address, piece.len, PAGE) {
+                Some((first, second)) => Some(Data::Prp(first, second)),
+                None => self.by_pages(areas, index, std::iter::once((piece.address, piece.len))),
+            },
         }
     }
 
@@ -68,6 +71,7 @@ impl Pointers {
         Some(Data::Sgl(first, second))
     }
 
+    #[inline(never)]
     fn by_pages<B: Backend>(
         &self,
         areas: &DmaMemory<B>,

@@ -24,38 +24,66 @@ pub(super) struct Block {
 pub(super) struct Known {
     rows: [Option<Row>; WINDOWS],
     oldest: usize,
+    /// The row that was noted in last: the next note is usually of the same window.
+    last: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Row {
     region: u32,
-    /// Newest first.
+    /// Round and round; the next one goes to `next`.
     blocks: [Option<Block>; EACH],
+    next: usize,
+}
+
+impl Row {
+    #[inline]
+    fn note(&mut self, block: Block) {
+        if let Some(place) = self.blocks.get_mut(self.next % EACH) {
+            *place = Some(block);
+        }
+        self.next = (self.next + 1) % EACH;
+    }
+
+    /// Newest first.
+    fn blocks(&self) -> [Option<Block>; EACH] {
+        std::array::from_fn(|n| self.blocks.get((self.next + 2 * EACH - 1 - n) % EACH).copied().flatten())
+    }
 }
 
 impl Known {
     /// A read into a window ended well; `block` is one of its blocks.
     #[inline]
     pub(super) fn note(&mut self, region: u32, block: Block) {
-        match self.rows.iter_mut().flatten().find(|row| row.region == region) {
-            Some(row) => {
-                row.blocks.rotate_right(1);
-                row.blocks[0] = Some(block);
-            }
-            None => self.insert(Row { region, blocks: [Some(block), None, None, None] }),
+        match self.rows.get_mut(self.last) {
+            Some(Some(row)) if row.region == region => row.note(block),
+            _ => self.note_elsewhere(region, block),
         }
     }
 
     #[cold]
-    fn insert(&mut self, row: Row) {
-        if let Some(free) = self.rows.iter_mut().find(|row| row.is_none()) {
-            *free = Some(row);
-            return;
+    fn note_elsewhere(&mut self, region: u32, block: Block) {
+        let is_of = |row: &Option<Row>| row.is_some_and(|row| row.region == region);
+        self.last = match self.rows.iter().position(is_of) {
+            Some(there) => there,
+            None => self.insert(Row { region, blocks: [None; EACH], next: 0 }),
+        };
+        if let Some(Some(row)) = self.rows.get_mut(self.last) {
+            row.note(block);
         }
-        if let Some(oldest) = self.rows.get_mut(self.oldest) {
-            *oldest = Some(row);
+    }
+
+    /// Returns where it went.
+    fn insert(&mut self, row: Row) -> usize {
+        let place = self.rows.iter().position(Option::is_none).unwrap_or_else(|| {
+            let oldest = self.oldest;
+            self.oldest = (oldest + 1) % WINDOWS;
+            oldest
+        });
+        if let Some(slot) = self.rows.get_mut(place) {
+            *slot = Some(row);
         }
-        self.oldest = (self.oldest + 1) % WINDOWS;
+        place
     }
 
     /// Those of `window`, of `len` bytes each, that lie in it: newest first.
@@ -63,7 +91,7 @@ impl Known {
         let end = window.address.saturating_add(window.len);
         let inside = |b: &Block| b.address >= window.address && b.address.saturating_add(len) <= end;
         let row = self.rows.iter().flatten().find(|row| row.region == window.region);
-        row.map_or([None; EACH], |row| row.blocks.map(|block| block.filter(inside)))
+        row.map_or([None; EACH], |row| row.blocks().map(|block| block.filter(inside)))
     }
 
     /// It is not there any more.

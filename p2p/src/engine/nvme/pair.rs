@@ -83,12 +83,10 @@ impl<B: Backend> Pair<B> {
         let at = u64::from(self.tail) * COMMAND_LEN;
         match &self.place {
             Place::Host => {
-                for (word, at) in command.0.iter().zip((at..).step_by(8)) {
-                    let _in_bounds = self.memory.memory().store64(at, *word);
-                }
+                let _in_bounds = self.memory.memory().store_words(at, &command.words());
             }
             Place::Buffer(bar, start, _) => {
-                for (word, at) in command.0.iter().zip((start + at..).step_by(8)) {
+                for (word, at) in command.words().iter().zip((start + at..).step_by(8)) {
                     bar.write64(at, *word);
                 }
             }

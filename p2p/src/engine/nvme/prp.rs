@@ -22,6 +22,18 @@ pub(super) fn list_bytes(entries: u64, page: u64) -> u64 {
     8 * (entries + pages)
 }
 
+/// The two entries for one piece that needs no list. `None`: ask [`build`].
+#[inline]
+pub(super) fn short(address: u64, len: u64, page: u64) -> Option<(u64, u64)> {
+    let first = address & (page - 1);
+    // What lies beyond the first page.
+    let rest = (first + len.min(2 * page)).saturating_sub(page);
+    if address % 4 != 0 || len == 0 || len > 2 * page || rest > page || address > u64::MAX - 3 * page {
+        return None;
+    }
+    Some((address, if rest == 0 { 0 } else { address - first + page }))
+}
+
 /// The two entries for the bytes of `pieces` (address and length), in order. Entries of the list are handed to `put` with
 /// their offset in `area`. `None`: not possible: a piece starts or ends inside a page between others, the first one is not
 /// at a multiple of 4, or the list does not fit.
@@ -173,6 +185,22 @@ mod tests {
             pieces.extend(pages.iter().map(|(page, n)| (page * PAGE, n * PAGE)));
             pieces.push((tail.0 * PAGE, tail.1));
             check(&pieces, list);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_piece_is_what_the_general_way_makes_of_it(
+            address in prop_oneof![0_u64..1 << 14, any::<u64>(), u64::MAX - 0x4000..=u64::MAX],
+            len in 0_u64..3 * PAGE,
+        ) {
+            let area = Area { iova: 0x10_0000, len: 4096 };
+            let mut listed = false;
+            let built = build(std::iter::once((address, len)), PAGE, area, |_, _| listed = true);
+            match short(address, len, PAGE) {
+                Some(entries) => prop_assert_eq!((Some(entries), false), (built, listed)),
+                None => prop_assert!(built.is_none() || listed || address > u64::MAX - 3 * PAGE),
+            }
         }
     }
 
