@@ -83,6 +83,7 @@
 //! # Where to read on
 //!
 //! * [`device`]: devices, the intercept, drivers. [`engine`]: the devices that can be driven, and what a read-back proves.
+//! * With the feature `testing`, `engine::conformance`: the tests that every engine passes, for engines of your own.
 //! * [`backend`]: what a backend must be able to do. [`soft`]: the rules of the model. [`vfio`]: what the kernel must have.
 //! * [`vfio::handover`]: a function from the host's driver to VFIO, and back.
 //! * [`route`]: which way requests between two functions go, and what would change it. [`probe`]: whether they arrive.
@@ -99,7 +100,7 @@ pub mod iova;
 mod mapping;
 pub mod pci;
 pub mod probe;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod reattach;
 pub mod route;
 mod sys;

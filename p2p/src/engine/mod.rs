@@ -31,9 +31,9 @@
 //! have written there since. Neither confirms anything.
 
 // Before the engines: they use its macros.
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 #[macro_use]
-mod conformance;
+pub mod conformance;
 
 pub mod edu;
 pub mod igb;

@@ -9,7 +9,7 @@ use tidegate_core::{Flow, Op, Status, Submit};
 const OLD: u8 = 0xee;
 
 /// In and out of the window, and into host memory; the neighbours stay as they were.
-pub(crate) fn bytes_land_exactly<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn bytes_land_exactly<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     for (n, len) in rig.lengths().iter().copied().enumerate() {
         let bytes = pattern(n as u32 + 1, len);
         let (to, back) = (rig.at(0x207 + 3 * n as u64), rig.at(0x8101));
@@ -38,7 +38,7 @@ pub(crate) fn bytes_land_exactly<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
 }
 
 /// As many as fit, each with its own bytes, completing once each; and all over again.
-pub(crate) fn a_full_queue_completes_each_operation_once<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_full_queue_completes_each_operation_once<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let len = rig.len(40);
     let stride = len + rig.at(88);
     for round in 0..rig.rounds.min(3) {
@@ -67,7 +67,7 @@ pub(crate) fn a_full_queue_completes_each_operation_once<B: Backend, S: On<B>>(r
 }
 
 /// Nothing behind a fence starts before all that is in front of it has ended.
-pub(crate) fn a_fence_holds_what_follows<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_fence_holds_what_follows<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let len = rig.len(500);
     for round in 0..rig.rounds {
         rig.fill_host(0, &[OLD; 0x4000]);
@@ -91,7 +91,7 @@ pub(crate) fn a_fence_holds_what_follows<B: Backend, S: On<B>>(rig: &mut Rig<B, 
 }
 
 /// Fences in one section with what they part, at the start, at the end, and in a row.
-pub(crate) fn fences_alone_and_in_a_row_complete<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn fences_alone_and_in_a_row_complete<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let len = rig.len(8);
     S::stock(rig, 0, &pattern(1, len));
     let load = S::load(rig, 0, rig.host(0x100, len));
@@ -107,7 +107,7 @@ pub(crate) fn fences_alone_and_in_a_row_complete<B: Backend, S: On<B>>(rig: &mut
 }
 
 /// What an engine does not do is a value, and disturbs nothing.
-pub(crate) fn what_is_not_done_is_denied<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn what_is_not_done_is_denied<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let refused = S::refused(rig);
     assert!(!refused.is_empty());
     for op in refused {
@@ -122,7 +122,7 @@ pub(crate) fn what_is_not_done_is_denied<B: Backend, S: On<B>>(rig: &mut Rig<B, 
 }
 
 /// Copies whose sides overlap: no engine that copies does them.
-pub(crate) fn copies_onto_themselves<B: Backend, S: On<B>>(rig: &Rig<B, S>) -> [Op; 3] {
+pub fn copies_onto_themselves<B: Backend, S: On<B>>(rig: &Rig<B, S>) -> [Op; 3] {
     [
         Op::copy(rig.host(0, 0x1000).span, rig.host(0x800, 0x1000).span),
         Op::copy(rig.vram(0x800, 0x1000).span, rig.vram(0, 0x1000).span),

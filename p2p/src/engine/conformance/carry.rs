@@ -6,46 +6,54 @@ use crate::backend::Backend;
 use tidegate_core::Op;
 
 /// Places in host memory, for engines that copy.
-pub(crate) mod copies {
+pub mod copies {
     use super::*;
 
-    pub(crate) fn stock<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, bytes: &[u8]) {
+    /// [`Subject::stock`](super::super::Subject::stock).
+    pub fn stock<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, bytes: &[u8]) {
         rig.shelf.write(n * PLACE, bytes).unwrap();
     }
 
-    pub(crate) fn load<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, to: Piece) -> Op {
+    /// [`Subject::load`](super::super::Subject::load).
+    pub fn load<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, to: Piece) -> Op {
         Op::copy(rig.place(n, to.len).span, to.span)
     }
 
-    pub(crate) fn store<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, from: Piece, n: u64) -> Op {
+    /// [`Subject::store`](super::super::Subject::store).
+    pub fn store<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, from: Piece, n: u64) -> Op {
         Op::copy(from.span, rig.place(n, from.len).span)
     }
 
-    pub(crate) fn stored<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, len: u64) -> Vec<u8> {
+    /// [`Subject::stored`](super::super::Subject::stored).
+    pub fn stored<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, len: u64) -> Vec<u8> {
         rig.read_place(n, len)
     }
 }
 
 /// Places in the medium, for engines that read and write one: place `n` is at `n` times [`PLACE`]. What goes in and out by
 /// the CPU goes through the same place of host memory.
-pub(crate) mod medium {
+pub mod medium {
     use super::*;
 
-    pub(crate) fn stock<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, bytes: &[u8]) {
+    /// [`Subject::stock`](super::super::Subject::stock).
+    pub fn stock<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, bytes: &[u8]) {
         rig.shelf.write(n * PLACE, bytes).unwrap();
         let from = rig.place(n, bytes.len() as u64);
         rig.run_well(Op::write(from.span, n * PLACE));
     }
 
-    pub(crate) fn load<B: Backend, S: On<B>>(_rig: &mut Rig<B, S>, n: u64, to: Piece) -> Op {
+    /// [`Subject::load`](super::super::Subject::load).
+    pub fn load<B: Backend, S: On<B>>(_rig: &mut Rig<B, S>, n: u64, to: Piece) -> Op {
         Op::read(n * PLACE, to.span)
     }
 
-    pub(crate) fn store<B: Backend, S: On<B>>(_rig: &mut Rig<B, S>, from: Piece, n: u64) -> Op {
+    /// [`Subject::store`](super::super::Subject::store).
+    pub fn store<B: Backend, S: On<B>>(_rig: &mut Rig<B, S>, from: Piece, n: u64) -> Op {
         Op::write(from.span, n * PLACE)
     }
 
-    pub(crate) fn stored<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, len: u64) -> Vec<u8> {
+    /// [`Subject::stored`](super::super::Subject::stored).
+    pub fn stored<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, len: u64) -> Vec<u8> {
         rig.shelf.write(n * PLACE, &vec![0; len as usize]).unwrap();
         let to = rig.place(n, len);
         rig.run_well(Op::read(n * PLACE, to.span));

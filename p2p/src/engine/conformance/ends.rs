@@ -25,7 +25,7 @@ fn work<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, n: u64, len: u64) -> Region<S
 
 /// In the middle of its work, at every depth of it: what named the region is revoked, the rest aborted, each once;
 /// then the queue works again.
-pub(crate) fn a_cancel_ends_everything_once_and_the_queue_resumes<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_cancel_ends_everything_once_and_the_queue_resumes<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     for round in 0..rig.rounds {
         let other = work(rig, 6, if round % 2 == 0 { 5000 } else { 50 });
         let mut done = Vec::new();
@@ -69,7 +69,7 @@ fn check_ends(done: &[Completion], n: u64) {
 }
 
 /// Dropped with work in flight, it leaves nothing mapped and no queue taken.
-pub(crate) fn a_channel_dropped_in_mid_flight_leaves_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_channel_dropped_in_mid_flight_leaves_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let len = rig.len(5000);
     for round in 0..rig.rounds {
         assert!(!rig.is_bare(), "an engine has memory");
@@ -93,7 +93,7 @@ pub(crate) fn a_channel_dropped_in_mid_flight_leaves_nothing<B: Backend, S: On<B
 
 /// A device that no longer answers: what it had is never called ended by the engine (it may still run), everything
 /// else ends with a code, and a revoke ends the rest and keeps the memory.
-pub(crate) fn a_device_that_is_gone_is_ended_by_a_revoke_alone<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_device_that_is_gone_is_ended_by_a_revoke_alone<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let other = work(rig, 6, 5000);
     for _ in 0..10 * (rig.world.soft().now() % 3) {
         rig.world.pass();

@@ -1,8 +1,12 @@
 //! What every engine must keep, written once and run for each engine that joins.
 //!
-//! An engine joins from a file of its own folder, `engine/NAME/conformance.rs`: it implements [`Subject`] for its driver (how
-//! to set it up on the soft fabric and in the testbed's guest, what a length and an address must be a multiple of, how bytes
-//! get in and out), and says with [`on_soft!`] and [`in_guest!`] which groups of promises it makes:
+//! For tests: of this crate, and with the feature `testing` of engines elsewhere (the project's example `ring_dma` is one).
+//! What does not hold panics, as tests do.
+//!
+//! An engine joins from a file of its own folder, `conformance.rs`: it implements [`Subject`] for its driver (how
+//! to set it up on the soft fabric, what a length and an address must be a multiple of, how bytes
+//! get in and out), and says with [`on_soft!`](crate::on_soft) (engines of this crate also with `in_guest!`) which groups of
+//! promises it makes:
 //!
 //! | group | promise |
 //! |---|---|
@@ -19,29 +23,37 @@
 //! one exporter or all of them (`ci/guest-tests`; by hand `ci/vm run --env TIDEGATE_GUEST=1 -- BINARY conformance::guest
 //! --test-threads=1`).
 
-pub(super) mod bytes;
-pub(super) mod carry;
-pub(super) mod ends;
+// The tests themselves: public for what the macros expand to.
+#[doc(hidden)]
+pub mod bytes;
+pub mod carry;
+#[doc(hidden)]
+pub mod ends;
+#[cfg(test)]
 pub(super) mod guest;
-pub(super) mod proofs;
-pub(super) mod rig;
-pub(super) mod soft;
-pub(super) mod subject;
+#[doc(hidden)]
+pub mod proofs;
+pub mod rig;
+pub mod soft;
+mod subject;
 
-pub(super) use subject::{On, Subject};
+pub use subject::{On, Subject};
 
-/// `on_soft!(Driver: moves fences ..)`: the tests of these groups on the soft fabric, in a module `soft`.
+/// `on_soft!(Driver: moves fences ..)`: the tests of these groups of [`engine::conformance`](crate::engine::conformance) on
+/// the soft fabric, in a module `soft`.
+#[macro_export]
 macro_rules! on_soft {
     ($subject:ty: $($group:ident)+) => {
         mod soft {
             use super::*;
-            $(promises!($group soft $subject);)+
+            $($crate::promises!($group soft $subject);)+
         }
     };
 }
 
 /// `in_guest!(Driver: moves fences ..)`: the tests of these groups on the testbed's kernel, in a module `guest`. Behind
 /// `=>` tests of one's own that run there too.
+#[cfg(test)]
 macro_rules! in_guest {
     ($subject:ty: $($group:ident)+ $(=> $($own:item)+)?) => {
         mod guest {
@@ -53,36 +65,38 @@ macro_rules! in_guest {
 }
 
 /// The tests of one group in one world.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! promises {
     (moves soft $s:ty) => {
-        promises!(@soft $s: bytes bytes_land_exactly a_full_queue_completes_each_operation_once what_is_not_done_is_denied);
-        promises!(@soft $s: ends a_cancel_ends_everything_once_and_the_queue_resumes
+        $crate::promises!(@soft $s: bytes bytes_land_exactly a_full_queue_completes_each_operation_once what_is_not_done_is_denied);
+        $crate::promises!(@soft $s: ends a_cancel_ends_everything_once_and_the_queue_resumes
             a_channel_dropped_in_mid_flight_leaves_nothing);
-        promises!(@steps $s: ends a_device_that_is_gone_is_ended_by_a_revoke_alone);
+        $crate::promises!(@steps $s: ends a_device_that_is_gone_is_ended_by_a_revoke_alone);
     };
     (moves guest $s:ty) => {
-        promises!(@all $s: bytes bytes_land_exactly);
-        promises!(@one $s: bytes a_full_queue_completes_each_operation_once what_is_not_done_is_denied);
-        promises!(@one $s: ends a_cancel_ends_everything_once_and_the_queue_resumes
+        $crate::promises!(@all $s: bytes bytes_land_exactly);
+        $crate::promises!(@one $s: bytes a_full_queue_completes_each_operation_once what_is_not_done_is_denied);
+        $crate::promises!(@one $s: ends a_cancel_ends_everything_once_and_the_queue_resumes
             a_channel_dropped_in_mid_flight_leaves_nothing);
     };
-    (fences soft $s:ty) => { promises!(@soft $s: bytes fences_alone_and_in_a_row_complete); };
-    (fences guest $s:ty) => { promises!(@one $s: bytes fences_alone_and_in_a_row_complete); };
-    (shelves soft $s:ty) => { promises!(@soft $s: bytes a_fence_holds_what_follows); };
-    (shelves guest $s:ty) => { promises!(@one $s: bytes a_fence_holds_what_follows); };
+    (fences soft $s:ty) => { $crate::promises!(@soft $s: bytes fences_alone_and_in_a_row_complete); };
+    (fences guest $s:ty) => { $crate::promises!(@one $s: bytes fences_alone_and_in_a_row_complete); };
+    (shelves soft $s:ty) => { $crate::promises!(@soft $s: bytes a_fence_holds_what_follows); };
+    (shelves guest $s:ty) => { $crate::promises!(@one $s: bytes a_fence_holds_what_follows); };
     (confirms soft $s:ty) => {
-        promises!(@soft $s: proofs a_live_window_is_confirmed bytes_that_a_dead_window_could_give_prove_nothing
+        $crate::promises!(@soft $s: proofs a_live_window_is_confirmed bytes_that_a_dead_window_could_give_prove_nothing
             a_window_that_died_is_never_confirmed a_window_dead_from_the_start_is_never_confirmed
             bytes_written_by_somebody_else_since_prove_nothing windows_are_confirmed_one_by_one
             a_confirm_pushes_what_is_still_on_its_way a_recovered_window_is_confirmed_by_what_is_written_then);
     };
     (confirms guest $s:ty) => {
-        promises!(@all $s: proofs a_live_window_is_confirmed a_window_that_died_is_never_confirmed);
-        promises!(@one $s: proofs bytes_that_a_dead_window_could_give_prove_nothing
+        $crate::promises!(@all $s: proofs a_live_window_is_confirmed a_window_that_died_is_never_confirmed);
+        $crate::promises!(@one $s: proofs bytes_that_a_dead_window_could_give_prove_nothing
             windows_are_confirmed_one_by_one a_recovered_window_is_confirmed_by_what_is_written_then);
     };
-    (flushes soft $s:ty) => { promises!(@soft $s: proofs a_revoke_flushes_the_window); };
-    (flushes guest $s:ty) => { promises!(@one $s: proofs a_revoke_of_a_written_window_ends_clean); };
+    (flushes soft $s:ty) => { $crate::promises!(@soft $s: proofs a_revoke_flushes_the_window); };
+    (flushes guest $s:ty) => { $crate::promises!(@one $s: proofs a_revoke_of_a_written_window_ends_clean); };
     (@soft $s:ty: $file:ident $($name:ident)+) => {
         $(#[test] fn $name() { $crate::engine::conformance::soft::each::<$s>($crate::engine::conformance::$file::$name) })+
     };

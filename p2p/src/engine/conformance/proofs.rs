@@ -28,7 +28,7 @@ fn write_byte<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, at: u64, byte: u8, len:
     write(rig, at, &bytes);
 }
 
-pub(crate) fn a_live_window_is_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_live_window_is_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     assert_eq!(rig.confirm(), None, "nothing was written");
     for (round, len) in [(1, 4096 + 100), (2, 8), (3, 5)] {
         write_pattern(rig, 0x1000 * u64::from(round), round, len);
@@ -45,7 +45,7 @@ pub(crate) fn a_live_window_is_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, 
     assert_eq!(rig.confirm(), None, "all is confirmed");
 }
 
-pub(crate) fn bytes_that_a_dead_window_could_give_prove_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn bytes_that_a_dead_window_could_give_prove_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     for byte in [0, 0xff] {
         write_byte(rig, 0, byte, 300);
         assert_eq!(rig.confirm(), Some(Status::Unconfirmed));
@@ -101,15 +101,15 @@ fn a_dead_window_is_never_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>, w
     assert_eq!(rig.confirmed(), good);
 }
 
-pub(crate) fn a_window_that_died_is_never_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_window_that_died_is_never_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     a_dead_window_is_never_confirmed(rig, true);
 }
 
-pub(crate) fn a_window_dead_from_the_start_is_never_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_window_dead_from_the_start_is_never_confirmed<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     a_dead_window_is_never_confirmed(rig, false);
 }
 
-pub(crate) fn bytes_written_by_somebody_else_since_prove_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn bytes_written_by_somebody_else_since_prove_nothing<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     write_pattern(rig, 0x2000, 1, 64);
     rig.poke(0x5a);
     assert_eq!(rig.confirm(), Some(Status::Unconfirmed));
@@ -117,7 +117,7 @@ pub(crate) fn bytes_written_by_somebody_else_since_prove_nothing<B: Backend, S: 
 }
 
 /// Each window by itself, also when others were written since.
-pub(crate) fn windows_are_confirmed_one_by_one<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn windows_are_confirmed_one_by_one<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let second = rig.domain.import(rig.window().export(), Want::default()).unwrap();
     let len = rig.len(100);
     let to = Piece { span: second.region().handle().span(0x4000..0x4000 + len), len };
@@ -138,7 +138,7 @@ pub(crate) fn windows_are_confirmed_one_by_one<B: Backend, S: On<B>>(rig: &mut R
 }
 
 /// A completion is not an arrival: held back on their way to the window, bytes are there after a confirm.
-pub(crate) fn a_confirm_pushes_what_is_still_on_its_way<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_confirm_pushes_what_is_still_on_its_way<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     hold(rig, true);
     let bytes = pattern(3, rig.len(777));
     let (at, len) = (rig.at(0x1001), bytes.len() as u64);
@@ -150,7 +150,7 @@ pub(crate) fn a_confirm_pushes_what_is_still_on_its_way<B: Backend, S: On<B>>(ri
 }
 
 /// A revoke of the window flushes it by itself, in a queue that is full of other work.
-pub(crate) fn a_revoke_flushes_the_window<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_revoke_flushes_the_window<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let (short, bytes) = (rig.len(100), pattern(4, rig.len(500)));
     let (at, len) = (rig.at(0x1001), bytes.len() as u64);
     hold(rig, true);
@@ -175,7 +175,7 @@ pub(crate) fn a_revoke_flushes_the_window<B: Backend, S: On<B>>(rig: &mut Rig<B,
 }
 
 /// The same where nothing can be held back: clean, by the way that the engine says, and the bytes are there.
-pub(crate) fn a_revoke_of_a_written_window_ends_clean<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
+pub fn a_revoke_of_a_written_window_ends_clean<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     let bytes = pattern(4, rig.len(500));
     write(rig, 0x1000, &bytes);
     let by = Deadline { cancel: Duration::from_secs(20), force: Duration::from_secs(30) };
@@ -188,9 +188,7 @@ pub(crate) fn a_revoke_of_a_written_window_ends_clean<B: Backend, S: On<B>>(rig:
 }
 
 /// The same window region by region: an import that was revoked and brought back starts afresh.
-pub(crate) fn a_recovered_window_is_confirmed_by_what_is_written_then<B: Backend, S: On<B>>(
-    rig: &mut Rig<B, S>,
-) {
+pub fn a_recovered_window_is_confirmed_by_what_is_written_then<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     write_pattern(rig, 0x1000, 1, 64);
     let revocation = rig.window().region().revoke(Cause::User, Deadline::millis(20_000, 30_000));
     let (report, _) = rig.finish(revocation, true);

@@ -18,20 +18,20 @@ use tidegate_core::{
 };
 
 /// Bytes of the window and of the host region.
-pub(crate) const LEN: u64 = 64 << 10;
+pub const LEN: u64 = 64 << 10;
 /// Bytes of a place, and places: see [`super::Subject`].
-pub(crate) const PLACE: u64 = 16 << 10;
+pub const PLACE: u64 = 16 << 10;
 const PLACES: u64 = 64;
 /// Where in its BAR the window starts.
 const OFFSET: u64 = 0x10_3000;
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Descriptors in flight at most, where a test does not care: rings of 16.
-pub(crate) const DEPTH: u32 = 15;
+pub const DEPTH: u32 = 15;
 
 /// Who lets time pass.
 #[derive(Clone)]
-pub(crate) enum World {
+pub enum World {
     /// Each pass is a step of the fabric.
     Manual(Soft),
     /// Devices move by themselves.
@@ -41,7 +41,8 @@ pub(crate) enum World {
 }
 
 impl World {
-    pub(crate) fn pass(&self) {
+    /// A step, or a short sleep.
+    pub fn pass(&self) {
         match self {
             World::Manual(soft) => {
                 soft.step();
@@ -51,7 +52,8 @@ impl World {
         }
     }
 
-    pub(crate) fn soft(&self) -> &Soft {
+    /// The modelled fabric. Panics on another.
+    pub fn soft(&self) -> &Soft {
         match self {
             World::Manual(soft) | World::Threads(soft) => soft,
             World::Guest => panic!("not on the soft fabric"),
@@ -61,33 +63,41 @@ impl World {
 
 /// Some bytes of a region.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
-    pub(crate) span: Span<Shared>,
-    pub(crate) len: u64,
+pub struct Piece {
+    /// Where.
+    pub span: Span<Shared>,
+    /// How many.
+    pub len: u64,
 }
 
-/// Dropped in this order: channel, regions, devices.
-pub(crate) struct Rig<B: Backend, S: On<B>> {
+/// What a test works with. Dropped in this order: channel, regions, devices.
+pub struct Rig<B: Backend, S: On<B>> {
     /// What the subject keeps with it: a peer on its wire.
-    pub(crate) kept: Option<Box<dyn std::any::Any>>,
+    pub kept: Option<Box<dyn std::any::Any>>,
     channel: Option<Channel<S::Engine>>,
     /// `None` only while it is recovered.
     window: Option<Import<B, Shared>>,
-    pub(crate) host: Region<Shared>,
+    /// Host memory, [`LEN`] bytes.
+    pub host: Region<Shared>,
     /// Host memory for places.
-    pub(crate) shelf: Region<Shared>,
+    pub(super) shelf: Region<Shared>,
     next_place: u64,
-    pub(crate) initiator: Device<B>,
-    pub(crate) exporter: Device<B>,
+    /// The device of the engine under test.
+    pub initiator: Device<B>,
+    /// The device whose BAR is the window.
+    pub exporter: Device<B>,
     bar: (u8, B::Bar),
-    pub(crate) domain: Domain<B>,
-    pub(crate) fabric: Fabric,
+    /// The address space of both.
+    pub domain: Domain<B>,
+    /// Of all of it.
+    pub fabric: Fabric,
     poller: Arc<Poller>,
-    pub(crate) world: World,
+    /// Who lets time pass.
+    pub world: World,
     /// What was mapped before the channel was.
     bare: String,
     /// How often a test that repeats itself does so.
-    pub(crate) rounds: u32,
+    pub(super) rounds: u32,
 }
 
 impl<B: Backend, S: On<B>> Rig<B, S> {
@@ -134,94 +144,98 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// A new channel in place of the one that was dropped.
-    pub(crate) fn open(&mut self, depth: u32) {
+    pub fn open(&mut self, depth: u32) {
         // More than the engine has: its own depth counts.
         let cfg = ChannelConfig::default();
         self.channel = Some(self.initiator.channel(&self.poller, S::make(depth), cfg).unwrap());
     }
 
-    pub(crate) fn poller(&self) -> &Arc<Poller> {
+    /// The thread that turns the channel.
+    pub fn poller(&self) -> &Arc<Poller> {
         &self.poller
     }
 
-    pub(crate) fn another<E: Driver<B>>(
-        &self,
-        driver: E,
-    ) -> Result<Channel<E::Engine>, crate::device::DeviceError> {
+    /// Opens one more engine of the device.
+    pub fn another<E: Driver<B>>(&self, driver: E) -> Result<Channel<E::Engine>, crate::device::DeviceError> {
         self.initiator.channel(&self.poller, driver, ChannelConfig::depth(DEPTH))
     }
 
-    pub(crate) fn channel(&mut self) -> &mut Channel<S::Engine> {
+    /// The channel under test.
+    pub fn channel(&mut self) -> &mut Channel<S::Engine> {
         self.channel.as_mut().unwrap()
     }
 
     /// Drops the channel, and lets it come to its end.
-    pub(crate) fn drop_channel(&mut self) {
+    pub fn drop_channel(&mut self) {
         self.channel = None;
         self.until("the channel ends", |rig| rig.fabric.inspect().channels.is_empty());
     }
 
     /// Is the device's address space as it was before the channel was opened?
-    pub(crate) fn is_bare(&self) -> bool {
+    pub fn is_bare(&self) -> bool {
         self.bare == format!("{:?}", lock(&self.domain.0.iovas))
     }
 
-    pub(crate) fn host(&self, at: u64, len: u64) -> Piece {
+    /// So many bytes of host memory.
+    pub fn host(&self, at: u64, len: u64) -> Piece {
         Piece { span: self.host.handle().span(at..at + len), len }
     }
 
-    pub(crate) fn vram(&self, at: u64, len: u64) -> Piece {
+    /// So many bytes of the window.
+    pub fn vram(&self, at: u64, len: u64) -> Piece {
         Piece { span: self.window().region().handle().span(at..at + len), len }
     }
 
     /// A place's bytes, for engines whose places are memory.
-    pub(crate) fn place(&self, n: u64, len: u64) -> Piece {
+    pub fn place(&self, n: u64, len: u64) -> Piece {
         Piece { span: self.shelf.handle().span(n * PLACE..n * PLACE + len), len }
     }
 
-    pub(crate) fn read_place(&self, n: u64, len: u64) -> Vec<u8> {
+    /// What is in a place, for engines whose places are memory.
+    pub fn read_place(&self, n: u64, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
         self.shelf.read(n * PLACE, &mut bytes).unwrap();
         bytes
     }
 
     /// One of places 8 to 39, each in its turn.
-    pub(crate) fn next_place(&mut self) -> u64 {
+    pub(super) fn next_place(&mut self) -> u64 {
         self.next_place = (self.next_place + 1) % 32;
         8 + self.next_place
     }
 
     /// `n` bytes or the next length that the engine does.
-    pub(crate) fn len(&self, n: u64) -> u64 {
+    pub fn len(&self, n: u64) -> u64 {
         n.next_multiple_of(S::UNIT)
     }
 
     /// `n` or the next address that the engine takes.
-    pub(crate) fn at(&self, n: u64) -> u64 {
+    pub fn at(&self, n: u64) -> u64 {
         n.next_multiple_of(S::ALIGN)
     }
 
-    pub(crate) fn lengths(&self) -> &'static [u64] {
+    pub(super) fn lengths(&self) -> &'static [u64] {
         if matches!(self.world, World::Guest) { S::FEW_LENGTHS } else { S::LENGTHS }
     }
 
-    pub(crate) fn confirms(&self) -> bool {
+    pub(super) fn confirms(&self) -> bool {
         S::Engine::CONFIRMS
     }
 
-    pub(crate) fn window(&self) -> &Import<B, Shared> {
+    /// The window.
+    pub fn window(&self) -> &Import<B, Shared> {
         self.window.as_ref().unwrap()
     }
 
     /// The window as the exporter's own CPU access shows it.
-    pub(crate) fn peek(&self, at: u64, len: u64) -> Vec<u8> {
+    pub fn peek(&self, at: u64, len: u64) -> Vec<u8> {
         let first = at & !7;
         let words = (first..at + len).step_by(8).flat_map(|at| self.bar.1.read64(OFFSET + at).to_le_bytes());
         words.skip((at - first) as usize).take(len as usize).collect()
     }
 
     /// Fills the window by the CPU.
-    pub(crate) fn poke(&self, byte: u8) {
+    pub fn poke(&self, byte: u8) {
         // DMA of others that is still on its way arrives before, not after.
         self.bar.1.read64(OFFSET);
         (0..LEN).step_by(8).for_each(|at| self.bar.1.write64(OFFSET + at, u64::from_le_bytes([byte; 8])));
@@ -230,7 +244,7 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// The window behind everybody's back: nothing is pushed. Soft only.
-    pub(crate) fn raw(&self, at: u64, len: u64) -> Vec<u8> {
+    pub fn raw(&self, at: u64, len: u64) -> Vec<u8> {
         use std::os::unix::fs::FileExt;
         let soft = self.world.soft();
         let mut bytes = vec![0; len as usize];
@@ -239,18 +253,20 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         bytes
     }
 
-    pub(crate) fn fill_host(&self, at: u64, bytes: &[u8]) {
+    /// Writes host memory by the CPU.
+    pub fn fill_host(&self, at: u64, bytes: &[u8]) {
         self.host.write(at, bytes).unwrap();
     }
 
-    pub(crate) fn read_host(&self, at: u64, len: u64) -> Vec<u8> {
+    /// Reads it.
+    pub fn read_host(&self, at: u64, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
         self.host.read(at, &mut bytes).unwrap();
         bytes
     }
 
     /// Memory decode of the exporter, behind the intercept's back: its windows die when it goes off.
-    pub(crate) fn set_decode(&self, on: bool) {
+    pub fn set_decode(&self, on: bool) {
         let function = self.exporter.function();
         let old = function.config_read(offset::COMMAND, 2).unwrap();
         let bit = u32::from(command::MEMORY);
@@ -259,7 +275,7 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// Submits; the answer must be a ticket.
-    pub(crate) fn submit(&mut self, op: Op) -> Ticket {
+    pub fn submit(&mut self, op: Op) -> Ticket {
         match self.channel().pin().unwrap().submit(op) {
             Submit::Queued(ticket) => ticket,
             other => panic!("{other:?}"),
@@ -267,14 +283,14 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// What is there.
-    pub(crate) fn poll(&mut self) -> Vec<Completion> {
+    pub fn poll(&mut self) -> Vec<Completion> {
         let mut out = [Completion::EMPTY; 8];
         let n = self.channel().pin().unwrap().poll(&mut out);
         out[..n].to_vec()
     }
 
     /// Polls until so many completed.
-    pub(crate) fn complete(&mut self, n: usize) -> Vec<Completion> {
+    pub fn complete(&mut self, n: usize) -> Vec<Completion> {
         let start = Instant::now();
         let mut done = Vec::new();
         while done.len() < n {
@@ -286,20 +302,21 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// One operation, to its end.
-    pub(crate) fn run(&mut self, op: Op) -> Completion {
+    pub fn run(&mut self, op: Op) -> Completion {
         let ticket = self.submit(op);
         let done = self.complete(1);
         assert_eq!((done.len(), done[0].ticket), (1, ticket));
         done[0]
     }
 
-    pub(crate) fn run_well(&mut self, op: Op) {
+    /// The same, which must end well.
+    pub fn run_well(&mut self, op: Op) {
         let completion = self.run(op);
         assert_eq!(completion.status, Status::Done);
     }
 
     /// Confirms, and tells how that ended; `None` if there was nothing to do. With others in flight they must stay so.
-    pub(crate) fn confirm(&mut self) -> Option<Status> {
+    pub fn confirm(&mut self) -> Option<Status> {
         let ticket = match self.channel().pin().unwrap().confirm().unwrap() {
             Submit::Queued(Ticket(0)) => return None,
             Submit::Queued(ticket) => ticket,
@@ -310,12 +327,13 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
         Some(done[0].status)
     }
 
-    pub(crate) fn confirmed(&mut self) -> u64 {
+    /// Up to which ticket bytes are real.
+    pub fn confirmed(&mut self) -> u64 {
         self.channel().confirmed().0
     }
 
     /// Turns a revoke until it is over; `polling`: the owner goes on meanwhile.
-    pub(crate) fn finish(&mut self, mut revocation: Revocation, polling: bool) -> (Report, Vec<Completion>) {
+    pub fn finish(&mut self, mut revocation: Revocation, polling: bool) -> (Report, Vec<Completion>) {
         let start = Instant::now();
         let mut done = Vec::new();
         while revocation.turn() != Progress::Done {
@@ -333,13 +351,13 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// The window, revoked before, brought back.
-    pub(crate) fn recover(&mut self) {
+    pub fn recover(&mut self) {
         let revoked = self.window.take().unwrap();
         self.window = Some(revoked.recover().map_err(|error| error.why).unwrap());
     }
 
     /// [`Rig::until`], for what has to be turned.
-    pub(crate) fn until_mut(&self, what: &str, mut so: impl FnMut() -> bool) {
+    pub fn until_mut(&self, what: &str, mut so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !so() {
             assert!(start.elapsed() < PATIENCE, "{what}");
@@ -348,7 +366,7 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
     }
 
     /// Lets time pass until it is so.
-    pub(crate) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+    pub fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !so(self) {
             assert!(start.elapsed() < PATIENCE, "{what}");
@@ -358,10 +376,10 @@ impl<B: Backend, S: On<B>> Rig<B, S> {
 }
 
 /// At once, and not forced for long.
-pub(crate) const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(30) };
+pub const AT_ONCE: Deadline = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(30) };
 
 /// `len` bytes that differ for each seed, none of them 0x00 or 0xff.
-pub(crate) fn pattern(seed: u32, len: u64) -> Vec<u8> {
+pub fn pattern(seed: u32, len: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
         state ^= state << 13;

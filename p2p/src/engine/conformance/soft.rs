@@ -8,35 +8,38 @@ use crate::soft::{Builder, Soft};
 use tidegate_core::Engine;
 use tidegate_core::engine::{Operation, Push};
 
-/// Where the engine's device sits, and the exporter, a GPU.
-pub(crate) const DEVICE: PciAddress = PciAddress { segment: 0, bus: 1, device: 0, function: 0 };
-pub(crate) const GPU: PciAddress = PciAddress { segment: 0, bus: 3, device: 0, function: 0 };
+/// Where the engine's device sits.
+pub const DEVICE: PciAddress = PciAddress { segment: 0, bus: 1, device: 0, function: 0 };
+/// Where the exporter sits, a GPU.
+pub const GPU: PciAddress = PciAddress { segment: 0, bus: 3, device: 0, function: 0 };
 const VRAM: u64 = 2 << 20;
-pub(crate) const SEEDS: std::ops::Range<u64> = 1..6;
+/// Of the schedules that each test runs under.
+pub const SEEDS: std::ops::Range<u64> = 1..6;
 
-pub(crate) fn builder<S: On<Soft>>(seed: u64) -> Builder {
+/// A fabric with both.
+pub fn builder<S: On<Soft>>(seed: u64) -> Builder {
     S::soft(Soft::builder(seed), DEVICE).gpu(GPU, VRAM)
 }
 
 /// Under a scheduler.
-pub(crate) fn rig<S: On<Soft>>(seed: u64) -> Rig<Soft, S> {
+pub fn rig<S: On<Soft>>(seed: u64) -> Rig<Soft, S> {
     let soft = builder::<S>(seed).build().unwrap();
     Rig::new(World::Manual(soft.clone()), soft, DEVICE, GPU, 0, DEPTH)
 }
 
 /// With devices that move by themselves.
-pub(crate) fn threads<S: On<Soft>>(seed: u64) -> Rig<Soft, S> {
+pub fn threads<S: On<Soft>>(seed: u64) -> Rig<Soft, S> {
     let soft = builder::<S>(seed).threads().build().unwrap();
     Rig::new(World::Threads(soft.clone()), soft, DEVICE, GPU, 0, DEPTH)
 }
 
 /// With some seeds.
-pub(crate) fn steps<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
+pub fn steps<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
     SEEDS.for_each(|seed| run(rig(seed), &test));
 }
 
 /// With some seeds, and with threads.
-pub(crate) fn each<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
+pub fn each<S: On<Soft>>(test: impl Fn(&mut Rig<Soft, S>)) {
     steps(&test);
     run(threads(9), &test);
 }
@@ -49,7 +52,7 @@ fn run<S: On<Soft>>(mut rig: Rig<Soft, S>, test: &impl Fn(&mut Rig<Soft, S>)) {
 }
 
 /// Opens an engine, gives it work, and drops it: what no caller of core can do.
-pub(crate) struct DroppedAtWork<D>(pub(crate) D, pub(crate) Operation);
+pub struct DroppedAtWork<D>(pub D, pub Operation);
 
 #[expect(unsafe_code, reason = "pushes by itself, as a channel would")]
 impl<D: Driver<Soft>> Driver<Soft> for DroppedAtWork<D> {

@@ -10,8 +10,8 @@ use tidegate_core::drain::FlushUsed;
 
 /// An engine under test. Bytes come from numbered *places* (0 to 63) and go to them; what a place is, is the engine's
 /// business: memory for one that copies, blocks of its medium, frames on its wire. [`super::carry`] has the common ones.
-pub(crate) trait Subject: Sized + 'static {
-    /// Its name in [`crate::engine::KINDS`].
+pub trait Subject: Sized + 'static {
+    /// Its name; of an engine of this crate, that in [`crate::engine::KINDS`].
     const NAME: &'static str;
     /// Lengths to be tried, at most [`super::rig::PLACE`].
     const LENGTHS: &'static [u64];
@@ -62,6 +62,6 @@ pub(crate) trait Subject: Sized + 'static {
 }
 
 /// A subject that runs on a backend. Implemented by itself.
-pub(crate) trait On<B: Backend>: Subject + Driver<B> {}
+pub trait On<B: Backend>: Subject + Driver<B> {}
 
 impl<B: Backend, S: Subject + Driver<B>> On<B> for S {}
