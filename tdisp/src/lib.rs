@@ -20,7 +20,7 @@
 //!
 //! ```
 //! use tidegate_tdisp::platform::{Firmware, PlatformKind, Step};
-//! use tidegate_tdisp::report::{Attr, BarWindow, InterfaceReport, MmioRange, tags};
+//! use tidegate_tdisp::report::{Attr, BarWindow, InterfaceReport, MmioRange, TagTable, Terms};
 //! use tidegate_tdisp::requester::Requester;
 //! use tidegate_tdisp::responder::{Device, Responder, Scrub, Settings};
 //! use tidegate_tdisp::state::{State, event::SessionId};
@@ -60,7 +60,8 @@
 //! firmware.observe(gpu, State::ConfigLocked)?;
 //! let report = InterfaceReport::parse(&tsm.report()?, lock.flags)?;
 //! let bar0 = BarWindow { bar: 0, base: 0xE000_0000, len: 0x2_0000 };
-//! for range in tags(&report, &[bar0], lock.reporting_offset)? {
+//! let terms = Terms::new(lock.flags, lock.reporting_offset, &[bar0]);
+//! for range in &TagTable::new(report.ranges.iter().copied(), &terms)? {
 //!     if range.attr == Attr::Private {
 //!         firmware.map_private(gpu, &range)?;
 //!     }

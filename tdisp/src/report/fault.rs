@@ -98,6 +98,29 @@ pub enum ReportError {
         /// Its length in bytes.
         len: u64,
     },
+    /// The ranges of a BAR leave open where in it they are, and MMIO_REPORTING_OFFSET is not known.
+    #[error(
+        "the ranges of BAR {bar} span {span:#x} bytes of {len:#x}: without the offset their place is not certain"
+    )]
+    Ambiguous {
+        /// The BAR.
+        bar: u8,
+        /// Bytes from the start of the first range to the end of the last.
+        span: u64,
+        /// Bytes of the BAR.
+        len: u64,
+    },
+    /// The range names no BAR, and its address says nothing without MMIO_REPORTING_OFFSET.
+    #[error("MMIO range {index} with id {id:#x} names no BAR: without the offset it has no place")]
+    Unplaced {
+        /// Which range.
+        index: usize,
+        /// Its id.
+        id: u16,
+    },
+    /// Nothing in the report can be mapped as private, and it must.
+    #[error("no private MMIO in whole pages of the host")]
+    NoPrivate,
     /// A window that the host gave is empty, not made of whole pages, past the address space or in the way of another.
     #[error("the window of BAR {bar} is not made of whole pages of its own")]
     Window {

@@ -3,33 +3,42 @@
 //!
 //! A report comes from a device, so nothing in it is believed before it was checked: [`ReportView`] checks the two
 //! length fields against the bytes that are there, [`InterfaceReport::parse`] checks the ranges against each other
-//! and against the lock, and [`tags()`] checks them against the BARs that the host gave to the device.
+//! and against the lock, and a [`TagTable`] checks them against the BARs that the host gave to the device.
+//! [`change`] is how a tag changes while the TDI runs.
 //!
 //! ```
-//! use tidegate_tdisp::report::{Attr, BarWindow, InterfaceReport, MmioRange, tags};
+//! use tidegate_tdisp::report::{Attr, BarWindow, InterfaceReport, MmioRange, ReportView, TagTable, Terms};
 //! use tidegate_tdisp::wire::LockFlags;
 //!
 //! let mut report = InterfaceReport::default();
 //! report.ranges.push(MmioRange::private(0, 0xE_0000, 3));
 //! let bytes = report.emit()?;
-//! let report = InterfaceReport::parse(&bytes, LockFlags::empty())?;
+//! let report = ReportView::new(&bytes)?; // or `InterfaceReport::parse`, which owns what it says
 //! let bar0 = BarWindow { bar: 0, base: 0xE000_0000, len: 0x4000 };
-//! let tags = tags(&report, &[bar0], 0)?;
-//! assert_eq!((tags[0].attr, tags[0].len), (Attr::Private, 0x3000));
-//! assert_eq!((tags[1].attr, tags[1].len), (Attr::Inaccessible, 0x1000));
+//! let table = TagTable::new(report.ranges(), &Terms::new(LockFlags::empty(), 0, &[bar0]))?;
+//! let tags: Vec<_> = table.iter().map(|tag| (tag.attr, tag.len, tag.index)).collect();
+//! assert_eq!(tags, [(Attr::Private, 0x3000, Some(0)), (Attr::Inaccessible, 0x1000, None)]);
 //! # Ok::<(), tidegate_tdisp::report::ReportError>(())
 //! ```
 
+pub mod change;
 mod fault;
+mod rules;
 mod tags;
 mod view;
+mod walk;
+mod window;
 
 use alloc::vec::Vec;
 use bitflags::bitflags;
 
+pub use change::{ChangeError, Outcome, Planned, Quiet, Requested, To, Unmapped};
 pub use fault::ReportError;
-pub use tags::{Attr, BarWindow, TaggedRange, tags};
+use rules::Rules;
+pub use tags::{Attr, TagTable, TaggedRange, Terms};
 pub use view::ReportView;
+pub use walk::Walk;
+pub use window::{BarWindow, HostPage, ReportingOffset};
 
 use crate::wire::LockFlags;
 pub use crate::wire::{MmioRange, PAGE_SIZE, RangeFlags};
@@ -97,24 +106,11 @@ impl InterfaceReport {
     /// The checks of [`parse`](Self::parse) that do not need the bytes.
     pub fn check(&self, locked: LockFlags) -> Result<(), ReportError> {
         let mut order = Vec::with_capacity(self.ranges.len());
-        let mut last_bar = 0;
+        let mut rules = Rules::new(locked);
         for (index, range) in self.ranges.iter().enumerate() {
-            let pages = range.page_span().ok_or(match range.pages {
-                0 => ReportError::ZeroPages { index },
-                pages => ReportError::Overflow { index, first_page: range.first_page, pages },
-            })?;
+            rules.admit(index, range)?;
+            let pages = range.page_span().unwrap_or_default();
             order.push((pages.start, pages.end, index));
-            if range.flags.intersects(RangeFlags::MSIX_TABLE | RangeFlags::MSIX_PBA)
-                && !locked.contains(LockFlags::LOCK_MSIX)
-            {
-                return Err(ReportError::MsixNotLocked { index });
-            }
-            if let Some(bar) = range.bar() {
-                if bar < last_bar {
-                    return Err(ReportError::BarOrder { index, bar, after: last_bar });
-                }
-                last_bar = bar;
-            }
         }
         order.sort_unstable();
         let mut end_of_last: Option<(u64, usize)> = None;

@@ -1,29 +1,11 @@
 //! From a report to tags: which bytes of which BAR are private, shared, MSI-X, or nobody's.
 
-use super::{InterfaceReport, MmioRange, PAGE_SIZE, RangeFlags, ReportError};
-use crate::wire::{PAGE_SHIFT, PAGES_OF_ADDRESS_SPACE};
+use super::rules::Rules;
+use super::walk::Walk;
+use super::window::{HostPage, ReportingOffset, Windows};
+use super::{BarWindow, MmioRange, PAGE_SIZE, RangeFlags, ReportError};
+use crate::wire::LockFlags;
 use alloc::vec::Vec;
-
-/// Where the host put a BAR, in physical addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BarWindow {
-    /// The number of the BAR (0 to 7, as range ids count them).
-    pub bar: u8,
-    /// Its address; a multiple of [`PAGE_SIZE`].
-    pub base: u64,
-    /// Its length in bytes; a multiple of [`PAGE_SIZE`], not zero.
-    pub len: u64,
-}
-
-impl BarWindow {
-    /// First page and page past the end.
-    fn pages(&self) -> Option<(u64, u64)> {
-        let whole = self.base % PAGE_SIZE == 0 && self.len % PAGE_SIZE == 0 && self.len > 0;
-        let first = self.base >> PAGE_SHIFT;
-        let end = first.checked_add(self.len >> PAGE_SHIFT)?;
-        (whole && self.bar <= 7 && end <= PAGES_OF_ADDRESS_SPACE).then_some((first, end))
-    }
-}
 
 /// What a page of a BAR is to the trust domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,21 +19,28 @@ pub enum Attr {
     MsixTable,
     /// The locked MSI-X pending bits.
     MsixPba,
-    /// In no range of the report: must be mapped by nobody, neither as private nor as shared.
+    /// Must be mapped by nobody, neither as private nor as shared: in no range of the report, in a page of the host
+    /// together with another tag, or in a change of attribute whose end was not seen.
     Inaccessible,
 }
 
 impl Attr {
-    fn of(range: &MmioRange) -> Self {
-        if range.flags.contains(RangeFlags::MSIX_TABLE) {
+    fn of(flags: RangeFlags) -> Self {
+        if flags.contains(RangeFlags::MSIX_TABLE) {
             Attr::MsixTable
-        } else if range.flags.contains(RangeFlags::MSIX_PBA) {
+        } else if flags.contains(RangeFlags::MSIX_PBA) {
             Attr::MsixPba
-        } else if range.flags.contains(RangeFlags::NON_TEE) {
+        } else if flags.contains(RangeFlags::NON_TEE) {
             Attr::Shared
         } else {
             Attr::Private
         }
+    }
+
+    /// Whether a page of the host may hold both.
+    pub(super) fn goes_with(self, other: Attr) -> bool {
+        let msix = |attr| matches!(attr, Attr::MsixTable | Attr::MsixPba);
+        self == other || (msix(self) && msix(other))
     }
 }
 
@@ -72,135 +61,175 @@ pub struct TaggedRange {
     pub id: Option<u16>,
 }
 
-/// The tags of every byte of every BAR, ordered by BAR and offset, without holes: what no range covers is
-/// [`Attr::Inaccessible`]. `offset` is the MMIO_REPORTING_OFFSET of the LOCK.
+/// What the reader of a report knows besides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms<'a> {
+    /// The flags of the LOCK.
+    pub locked: LockFlags,
+    /// MMIO_REPORTING_OFFSET of the LOCK.
+    pub offset: ReportingOffset,
+    /// Where the BARs are.
+    pub bars: &'a [BarWindow],
+    /// In which pages the host maps.
+    pub host_page: HostPage,
+    /// Refuse a report after which nothing can be mapped as private.
+    pub needs_private: bool,
+}
+
+impl<'a> Terms<'a> {
+    /// The terms of who sent `locked` and `offset` in its LOCK; pages of 4 KiB, and no private range is needed.
+    pub fn new(locked: LockFlags, offset: i64, bars: &'a [BarWindow]) -> Self {
+        let offset = ReportingOffset::Known(offset);
+        Terms { locked, offset, bars, host_page: HostPage::SMALL, needs_private: false }
+    }
+}
+
+/// A range of the report, or a part of one, in pages from the start of its BAR.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) first: u64,
+    pub(super) end: u64,
+    pub(super) index: usize,
+    pub(super) id: u16,
+    pub(super) bar: u8,
+    /// What the device is known to hold it for.
+    pub(super) attr: Attr,
+    pub(super) updatable: bool,
+    /// A change is under way: the device may hold it for either.
+    pub(super) held: bool,
+}
+
+impl Piece {
+    /// What it may be mapped as now.
+    pub(super) fn usable_as(&self) -> Attr {
+        if self.held { Attr::Inaccessible } else { self.attr }
+    }
+}
+
+/// The tags of every byte of every BAR, made from a report, and changed by
+/// [SET_MMIO_ATTRIBUTE](TagTable::change) alone: the report shows the values at LOCK for ever.
 ///
-/// A range with an id of 0 to 7 must lie inside that BAR; one with a larger id inside any one of them. Costs
-/// O(n log n) in the number of ranges; allocates.
-pub fn tags(
-    report: &InterfaceReport,
-    bars: &[BarWindow],
-    offset: i64,
-) -> Result<Vec<TaggedRange>, ReportError> {
-    let windows = windows(bars)?;
-    let mut pieces = Vec::with_capacity(report.ranges.len());
-    for (index, range) in report.ranges.iter().enumerate() {
-        let (bar, first, end) = place(index, range, &windows, offset)?;
-        pieces.push(Piece { bar, first, end, index, attr: Attr::of(range), id: range.id });
+/// # Invariants
+/// 1. `pieces` are ordered by BAR and first page, inside their windows, and none overlaps another.
+/// 2. A piece is `held` exactly while the one change under way is about it.
+#[derive(Clone, Debug, Default)]
+pub struct TagTable {
+    pub(super) windows: Windows,
+    pub(super) host_page: HostPage,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) ledger: super::change::Ledger,
+}
+
+impl TagTable {
+    /// The tags of a report. One allocation.
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill).
+    pub fn new<I>(ranges: I, terms: &Terms<'_>) -> Result<Self, ReportError>
+    where
+        I: ExactSizeIterator<Item = MmioRange> + Clone,
+    {
+        let mut table = TagTable::default();
+        table.fill(ranges, terms)?;
+        Ok(table)
     }
-    pieces.sort_unstable_by_key(|piece| (piece.bar, piece.first, piece.index));
-    let mut tagged = Vec::with_capacity(pieces.len().saturating_mul(2).saturating_add(windows.len()));
-    let mut pieces = pieces.into_iter().peekable();
-    for window in &windows {
-        let mut at = window.first;
-        let mut last = None;
-        while let Some(piece) = pieces.next_if(|piece| piece.bar == window.bar) {
-            if let (true, Some(last)) = (piece.first < at, last) {
-                return Err(ReportError::overlap(piece.index, last));
-            }
-            window.gap(at, piece.first, &mut tagged);
-            tagged.push(TaggedRange {
-                index: Some(piece.index),
-                id: Some(piece.id),
-                ..window.tagged(piece.first, piece.end, piece.attr)
+
+    /// Forgets what it holds, changes of attributes too, and takes the tags of another report: `ranges` in its order.
+    /// Allocates only where it never had so many ranges. Linear for ranges in the order of their addresses,
+    /// O(n log n) for others.
+    ///
+    /// # Errors
+    /// A range without pages or past the address space, MSI-X bits where the lock did not ask for
+    /// [`LockFlags::LOCK_MSIX`], ranges out of BAR order, one that is not inside the BAR that its id names (with a
+    /// device-defined id: inside no BAR), ranges that overlap, no private range where the terms need one, windows that
+    /// are none, and with an unknown offset ranges whose place is not certain. The table is empty then: no BAR is in it.
+    pub fn fill<I>(&mut self, ranges: I, terms: &Terms<'_>) -> Result<(), ReportError>
+    where
+        I: ExactSizeIterator<Item = MmioRange> + Clone,
+    {
+        self.clear();
+        let filled = self.read(ranges, terms);
+        if filled.is_err() {
+            self.clear();
+        }
+        filled
+    }
+
+    /// Every tag, by BAR and offset, without holes: what no range covers is [`Attr::Inaccessible`], and so is what
+    /// shares a page of the host with another tag or with what is not of the BAR (with the index and the id of its
+    /// range). Locked MSI-X table and pending bits may share one. Two ranges never become one piece.
+    pub fn iter(&self) -> Walk<'_> {
+        Walk::new(self)
+    }
+
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.windows = Windows::default();
+        self.ledger.forget();
+    }
+
+    fn read<I>(&mut self, ranges: I, terms: &Terms<'_>) -> Result<(), ReportError>
+    where
+        I: ExactSizeIterator<Item = MmioRange> + Clone,
+    {
+        self.windows = Windows::new(terms.bars)?;
+        self.windows.count_from(terms.offset, ranges.clone())?;
+        self.host_page = terms.host_page;
+        self.pieces.reserve(ranges.len());
+        let mut rules = Rules::new(terms.locked);
+        let (mut sorted, mut last) = (true, (0, 0));
+        for (index, range) in ranges.enumerate() {
+            rules.admit(index, &range)?;
+            let (bar, first) = self.windows.place(index, &range, terms.offset)?;
+            sorted &= last <= (bar, first);
+            last = (bar, first);
+            self.pieces.push(Piece {
+                first,
+                // Inside its window, so below 2^52.
+                end: first.saturating_add(range.pages.into()),
+                index,
+                id: range.id,
+                bar,
+                attr: Attr::of(range.flags),
+                updatable: range.flags.contains(RangeFlags::UPDATABLE),
+                held: false,
             });
-            (at, last) = (piece.end, Some(piece.index));
         }
-        window.gap(at, window.end, &mut tagged);
-    }
-    Ok(tagged)
-}
-
-/// A range of the report in physical pages.
-struct Piece {
-    bar: u8,
-    first: u64,
-    end: u64,
-    index: usize,
-    attr: Attr,
-    id: u16,
-}
-
-/// A BAR in physical pages.
-#[derive(Clone, Copy)]
-struct Window {
-    bar: u8,
-    first: u64,
-    end: u64,
-}
-
-impl Window {
-    fn holds(&self, first: u64, end: u64) -> bool {
-        self.first <= first && end <= self.end
-    }
-
-    /// Pages `first..end`, which lie inside the window.
-    fn tagged(&self, first: u64, end: u64, attr: Attr) -> TaggedRange {
-        let offset = first.saturating_sub(self.first).saturating_mul(PAGE_SIZE);
-        let len = end.saturating_sub(first).saturating_mul(PAGE_SIZE);
-        TaggedRange { bar: self.bar, offset, len, attr, index: None, id: None }
-    }
-
-    fn gap(&self, first: u64, end: u64, into: &mut Vec<TaggedRange>) {
-        if first < end {
-            into.push(self.tagged(first, end, Attr::Inaccessible));
+        if !sorted {
+            self.pieces.sort_unstable_by_key(|piece| (piece.bar, piece.first, piece.index));
         }
+        self.refuse_overlaps()?;
+        if terms.needs_private && !self.iter().any(|tag| tag.attr == Attr::Private) {
+            return Err(ReportError::NoPrivate);
+        }
+        Ok(())
+    }
+
+    fn refuse_overlaps(&self) -> Result<(), ReportError> {
+        let mut pieces = self.pieces.iter();
+        let Some(mut before) = pieces.next() else { return Ok(()) };
+        for piece in pieces {
+            if piece.bar == before.bar && piece.first < before.end {
+                return Err(ReportError::overlap(piece.index, before.index));
+            }
+            before = piece;
+        }
+        Ok(())
     }
 }
 
-/// The windows by BAR number, checked: whole pages, one a BAR, none over another.
-fn windows(bars: &[BarWindow]) -> Result<Vec<Window>, ReportError> {
-    let mut windows: Vec<Window> = Vec::with_capacity(bars.len());
-    for window in bars {
-        let error = ReportError::Window { bar: window.bar };
-        let (first, end) = window.pages().ok_or(error.clone())?;
-        let mut others = windows.iter();
-        if others.any(|other| other.bar == window.bar || (first < other.end && other.first < end)) {
-            return Err(error);
-        }
-        windows.push(Window { bar: window.bar, first, end });
+impl<'a> IntoIterator for &'a TagTable {
+    type Item = TaggedRange;
+    type IntoIter = Walk<'a>;
+
+    fn into_iter(self) -> Walk<'a> {
+        self.iter()
     }
-    windows.sort_unstable_by_key(|window| window.bar);
-    Ok(windows)
 }
 
-/// The BAR and the physical pages of a range.
-fn place(
-    index: usize,
-    range: &MmioRange,
-    windows: &[Window],
-    offset: i64,
-) -> Result<(u8, u64, u64), ReportError> {
-    let reported = range.page_span().ok_or(match range.pages {
-        0 => ReportError::ZeroPages { index },
-        pages => ReportError::Overflow { index, first_page: range.first_page, pages },
-    })?;
-    // An address is a whole number of pages, so the low bits of the offset never carry: taking back the offset's
-    // whole pages (rounded down) is exact.
-    let delta = offset >> PAGE_SHIFT;
-    let (Some(first), Some(end)) = (take_back(reported.start, delta), take_back(reported.end, delta)) else {
-        return Err(ReportError::Offset { index, offset });
-    };
-    let outside = |bar| ReportError::OutsideBar {
-        index,
-        bar,
-        address: first.saturating_mul(PAGE_SIZE),
-        len: u64::from(range.pages).saturating_mul(PAGE_SIZE),
-    };
-    let window = match range.bar() {
-        Some(bar) => {
-            let window = windows.iter().find(|window| window.bar == bar);
-            let window = window.ok_or(ReportError::NoSuchBar { index, bar })?;
-            if window.holds(first, end) { window } else { return Err(outside(Some(bar))) }
-        }
-        None => windows.iter().find(|window| window.holds(first, end)).ok_or_else(|| outside(None))?,
-    };
-    Ok((window.bar, first, end))
-}
-
-/// A reported page with the offset's pages taken back.
-fn take_back(page: u64, delta: i64) -> Option<u64> {
-    let magnitude = delta.unsigned_abs();
-    let page = if delta < 0 { page.checked_add(magnitude) } else { page.checked_sub(magnitude) };
-    page.filter(|&page| page <= PAGES_OF_ADDRESS_SPACE)
+/// Pages `first..end` of a BAR, as bytes.
+pub(super) fn tagged(bar: u8, first: u64, end: u64, attr: Attr) -> TaggedRange {
+    let offset = first.saturating_mul(PAGE_SIZE);
+    let len = end.saturating_sub(first).saturating_mul(PAGE_SIZE);
+    TaggedRange { bar, offset, len, attr, index: None, id: None }
 }

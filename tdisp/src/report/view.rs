@@ -57,7 +57,7 @@ impl<'a> ReportView<'a> {
     }
 
     /// MMIO_RANGE, in the order of the report.
-    pub fn ranges(&self) -> impl ExactSizeIterator<Item = MmioRange> + 'a {
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = MmioRange> + Clone + 'a {
         // The view holds a whole number of ranges, so every chunk converts.
         self.ranges
             .chunks_exact(MmioRange::SIZE)

@@ -93,7 +93,7 @@ pub use teardown::{StepTime, UnbindProgress};
 pub use unbind::{Unbind, UnbindOutcome, UnbindReport};
 
 use crate::platform::{Firmware, Refusal};
-use crate::report::{Attr, InterfaceReport, ReportError, TaggedRange, tags};
+use crate::report::{Attr, InterfaceReport, ReportError, TagTable, TaggedRange, Terms};
 use crate::requester::{RequestError, Requester};
 use crate::state::State;
 use crate::wire::{FunctionId, LockFlags, LockRequest};
@@ -196,7 +196,7 @@ pub struct Locked<H: Host> {
     shared: Arc<Shared<H>>,
     bind: Arc<Bind>,
     report: InterfaceReport,
-    tags: Vec<TaggedRange>,
+    tags: TagTable,
 }
 
 /// A TDI in RUN: a value without a borrow, which goes stale when the TDI leaves RUN.
@@ -375,7 +375,9 @@ impl<H: Host> Tdi<H> {
         shared.confirmed(State::ConfigLocked)?;
         let bytes = tsm.requester.report()?;
         let report = InterfaceReport::parse(&bytes, p.flags)?;
-        let tags = tags(&report, &bar_windows(&shared.host.bars()), p.reporting_offset)?;
+        let bars = bar_windows(&shared.host.bars());
+        let terms = Terms::new(p.flags, p.reporting_offset, &bars);
+        let tags = TagTable::new(report.ranges.iter().copied(), &terms)?;
         let ranges: Vec<HostRange> = tags.iter().map(host_range).collect();
         shared.host.set_tags(&ranges)?;
         // Something may have begun before the host knew that the TDI is locked.
@@ -403,7 +405,7 @@ impl<H: Host> Drop for Tdi<H> {
     }
 }
 
-fn host_range(range: &TaggedRange) -> HostRange {
+fn host_range(range: TaggedRange) -> HostRange {
     let tag = match range.attr {
         Attr::Private => PageTag::Private,
         Attr::Shared => PageTag::Shared,
@@ -420,7 +422,7 @@ impl<H: Host> Locked<H> {
     }
 
     /// What each byte of each BAR is.
-    pub fn tags(&self) -> &[TaggedRange] {
+    pub fn tags(&self) -> &TagTable {
         &self.tags
     }
 
@@ -461,9 +463,9 @@ impl<H: Host> Locked<H> {
     fn map_private(&self) -> Result<(), Refusal> {
         let mut firmware = self.shared.firmware();
         let trusted =
-            |range: &&TaggedRange| matches!(range.attr, Attr::Private | Attr::MsixTable | Attr::MsixPba);
+            |range: &TaggedRange| matches!(range.attr, Attr::Private | Attr::MsixTable | Attr::MsixPba);
         for range in self.tags.iter().filter(trusted) {
-            firmware.map_private(self.shared.function, range)?;
+            firmware.map_private(self.shared.function, &range)?;
         }
         firmware.open_context(self.shared.function)
     }
