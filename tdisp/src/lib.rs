@@ -59,8 +59,8 @@
 //! tsm.lock(lock)?;
 //! firmware.observe(gpu, State::ConfigLocked)?;
 //! let report = InterfaceReport::parse(&tsm.report()?, lock.flags)?;
-//! let bar0 = BarWindow { bar: 0, base: 0xE000_0000, len: 0x2_0000 };
-//! let terms = Terms::new(lock.flags, lock.reporting_offset, &[bar0]);
+//! let bars = [BarWindow { bar: 0, base: 0xE000_0000, len: 0x2_0000 }];
+//! let terms = Terms::new(lock.flags, lock.reporting_offset, &bars);
 //! for range in &TagTable::new(report.ranges.iter().copied(), &terms)? {
 //!     if range.attr == Attr::Private {
 //!         firmware.map_private(gpu, &range)?;
