@@ -1,4 +1,4 @@
-//! The command `tidegate`: looks a machine over, and moves devices between its drivers and VFIO.
+//! The command `tidegate`: looks a machine over, moves devices between its drivers and VFIO, and speaks TDISP.
 
 mod cli;
 

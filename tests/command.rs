@@ -40,11 +40,36 @@ fn doctor(arguments: &str) -> (i32, Value) {
 
 #[test]
 fn bad_usage_is_exit_code_2_with_a_reason_on_stderr() {
-    for arguments in ["cure", "doctor --memory 0", "vfio take", "vfio give 1:2:3", "topo nowhere"] {
+    for arguments in
+        ["cure", "doctor --memory 0", "vfio take", "vfio give 1:2:3", "topo nowhere", "tdisp decode 0x"]
+    {
         let output = tidegate(arguments);
         assert_eq!(code(&output), 2, "{arguments}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments}");
     }
+}
+
+#[test]
+fn a_tdisp_message_is_printed_as_json_and_made_of_it_again() {
+    // A LOCK with reserved bits set, whose frames are SPDM's; then the same in an object of DOE.
+    let spdm =
+        "12fe00000300020100250001108355aaefbe0000000000000000000007e00000000000d0000000000000000000000000";
+    let doe = format!("010001000e000000{spdm}");
+    for (option, hex) in [("--spdm", spdm), ("--doe", &doe)] {
+        let decoded = tidegate(&format!("tdisp decode {option} {hex}"));
+        assert_eq!((code(&decoded), text(&decoded.stderr)), (0, String::new()), "{option}");
+        let document: Value = serde_json::from_slice(&decoded.stdout).unwrap();
+        assert_eq!(document["message"]["type"], "LOCK_INTERFACE_REQUEST");
+        let mut encode = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let encode = encode.args(["tdisp", "encode"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = encode.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&decoded.stdout).unwrap();
+        let encoded = child.wait_with_output().unwrap();
+        assert_eq!((code(&encoded), text(&encoded.stdout)), (0, format!("{hex}\n")), "{option}");
+    }
+    let refused = tidegate("tdisp decode 0110830000");
+    assert_eq!(code(&refused), 1);
+    assert!(refused.stdout.is_empty() && !refused.stderr.is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod doctor;
 mod finding;
 mod places;
+mod tdisp;
 mod topo;
 mod vfio;
 
@@ -11,7 +12,8 @@ use places::Places;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Looks a machine over for peer-to-peer DMA with the IOMMU on, shows the routes between devices, and hands them to VFIO and back.
+/// Looks a machine over for peer-to-peer DMA with the IOMMU on, shows the routes between devices, hands them to VFIO and back, and
+/// reads and writes messages of TDISP.
 #[derive(Debug, Parser)]
 #[command(
     name = "tidegate",
@@ -26,6 +28,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Doctor(doctor::Arguments),
+    Tdisp(tdisp::Arguments),
     Topo(topo::Arguments),
     Vfio(vfio::Arguments),
 }
@@ -51,6 +54,9 @@ pub(crate) fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let ended = match command.verb {
         Verb::Doctor(arguments) => doctor::run(&arguments, &Places::here(), &mut out),
+        Verb::Tdisp(arguments) => {
+            tdisp::run(&arguments, &mut io::stdin().lock(), &mut out, &mut io::stderr())
+        }
         Verb::Topo(arguments) => topo::run(&arguments, &Places::here(), &mut out, &mut io::stderr()),
         Verb::Vfio(arguments) => vfio::run(&arguments, &Places::here(), &mut out, &mut io::stderr()),
     };
@@ -92,6 +98,10 @@ mod tests {
             "tidegate vfio take",
             "tidegate vfio take here",
             "tidegate doctor -x",
+            "tidegate tdisp",
+            "tidegate tdisp decode 01x",
+            "tidegate tdisp decode 012",
+            "tidegate tdisp decode --doe --spdm 01",
         ] {
             assert_eq!(code(line), 2, "{line}");
         }
@@ -110,7 +120,14 @@ mod tests {
             }
             at.render_long_help().to_string()
         };
-        for path in [&["doctor"][..], &["topo"], &["vfio", "take"], &["vfio", "give"]] {
+        for path in [
+            &["doctor"][..],
+            &["topo"],
+            &["vfio", "take"],
+            &["vfio", "give"],
+            &["tdisp", "decode"],
+            &["tdisp", "encode"],
+        ] {
             let help = help(&mut command, path);
             assert!(help.contains("Changes") && help.contains("Next"), "{path:?}: {help}");
         }

@@ -8,9 +8,9 @@ open_enum! {
     /// REGISTRY_ID: whose list the vendor id is from.
     Registry: u8 {
         /// The vendor ids of PCI-SIG.
-        PciSig = 0,
+        PciSig = 0 "PCI-SIG",
         /// The vendor ids of the CXL consortium.
-        Cxl = 1,
+        Cxl = 1 "CXL",
     }
 }
 

@@ -35,15 +35,15 @@ open_enum! {
     /// The type of an object of PCI-SIG.
     ObjectKind: u8 {
         /// Which object types does the mailbox take?
-        Discovery = 0,
+        Discovery = 0 "DISCOVERY",
         /// SPDM in the clear (component measurement and authentication).
-        Spdm = 1,
+        Spdm = 1 "SPDM",
         /// Records of a secured session.
-        SecuredSpdm = 2,
+        SecuredSpdm = 2 "SECURED_SPDM",
         /// SPDM in the clear, with a connection id.
-        SpdmConnection = 3,
+        SpdmConnection = 3 "SPDM_CONNECTION",
         /// Records of a secured session, with a connection id.
-        SecuredSpdmConnection = 4,
+        SecuredSpdmConnection = 4 "SECURED_SPDM_CONNECTION",
     }
 }
 

@@ -9,15 +9,15 @@ open_enum! {
     /// How a KEY_PROG ended.
     KpStatus: u8 {
         /// The key is programmed.
-        Success = 0,
+        Success = 0 "SUCCESS",
         /// The message has the wrong length.
-        IncorrectLength = 1,
+        IncorrectLength = 1 "INCORRECT_LENGTH",
         /// No such port.
-        UnsupportedPort = 2,
+        UnsupportedPort = 2 "UNSUPPORTED_PORT",
         /// A field has a value that the port does not support.
-        UnsupportedValue = 3,
+        UnsupportedValue = 3 "UNSUPPORTED_VALUE",
         /// No reason given.
-        Unspecified = 4,
+        Unspecified = 4 "UNSPECIFIED",
     }
 }
 

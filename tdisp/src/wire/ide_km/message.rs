@@ -7,19 +7,19 @@ open_enum! {
     /// OBJECT_ID.
     ObjectId: u8 {
         /// QUERY.
-        Query = 0,
+        Query = 0 "QUERY",
         /// QUERY_RESP.
-        QueryResp = 1,
+        QueryResp = 1 "QUERY_RESP",
         /// KEY_PROG.
-        KeyProg = 2,
+        KeyProg = 2 "KEY_PROG",
         /// KP_ACK.
-        KpAck = 3,
+        KpAck = 3 "KP_ACK",
         /// K_SET_GO.
-        KSetGo = 4,
+        KSetGo = 4 "K_SET_GO",
         /// K_SET_STOP.
-        KSetStop = 5,
+        KSetStop = 5 "K_SET_STOP",
         /// K_GOSTOP_ACK.
-        KGoStopAck = 6,
+        KGoStopAck = 6 "K_GOSTOP_ACK",
     }
 }
 

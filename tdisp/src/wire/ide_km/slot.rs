@@ -6,11 +6,11 @@ open_enum! {
     /// A sub-stream of an IDE stream; each has keys of its own.
     SubStream: u8 {
         /// Posted requests (PR).
-        Posted = 0,
+        Posted = 0 "POSTED",
         /// Non-posted requests (NPR).
-        NonPosted = 1,
+        NonPosted = 1 "NON_POSTED",
         /// Completions (CPL).
-        Completion = 2,
+        Completion = 2 "COMPLETION",
     }
 }
 

@@ -17,9 +17,9 @@ open_enum! {
     /// RequestResponseCode.
     Code: u8 {
         /// VENDOR_DEFINED_REQUEST.
-        Request = 0xFE,
+        Request = 0xFE "VENDOR_DEFINED_REQUEST",
         /// VENDOR_DEFINED_RESPONSE.
-        Response = 0x7E,
+        Response = 0x7E "VENDOR_DEFINED_RESPONSE",
     }
 }
 
@@ -27,9 +27,9 @@ open_enum! {
     /// The PCI protocol id: the first byte of a payload of PCI-SIG.
     Protocol: u8 {
         /// IDE key management: [`crate::wire::ide_km`].
-        IdeKm = 0,
+        IdeKm = 0 "IDE_KM",
         /// TDISP: [`crate::wire`].
-        Tdisp = 1,
+        Tdisp = 1 "TDISP",
     }
 }
 

@@ -1,0 +1,92 @@
+//! `tidegate tdisp`: messages of TDISP and IDE_KM for people and for programs.
+
+mod field;
+mod frame;
+mod hex;
+mod ide_km;
+mod layer;
+mod message;
+#[cfg(test)]
+mod tests;
+
+use super::Ended;
+use clap::{Args, Subcommand};
+use frame::Framing;
+use hex::Hex;
+use serde_json::Value;
+use std::io::{self, Read, Write};
+
+/// Shows messages of TDISP and IDE_KM, and writes them.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Prints a message of TDISP or IDE_KM as JSON.
+    ///
+    /// HEX is the message with the PCI protocol id in front (01 for TDISP, 00 for IDE_KM), or with --doe or --spdm what is around it. A
+    /// code that has no name is shown as a number; what is reserved and not zero is shown under `reserved`, by its offset. A message
+    /// whose length is wrong is refused with exit code 1. Nonces and keys are shown.
+    ///
+    /// Changes nothing. Next: `tidegate tdisp encode` makes the same bytes of the JSON again.
+    Decode {
+        /// The bytes; spaces between them do not matter
+        #[arg(value_name = "HEX", value_parser = hex::parse)]
+        bytes: Hex,
+        /// A data object of a DOE mailbox: discovery, SPDM in the clear, or a sealed record
+        #[arg(long, conflicts_with = "spdm")]
+        doe: bool,
+        /// An SPDM message
+        #[arg(long)]
+        spdm: bool,
+    },
+    /// Reads what `decode` printed on stdin and prints the same bytes again, in hex.
+    ///
+    /// Several documents one after the other give a line each. A field that is missing, or that no such message has, is refused with
+    /// exit code 1.
+    ///
+    /// Changes nothing. Next: `tidegate tdisp decode` shows what the bytes say.
+    Encode,
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    input: &mut impl Read,
+    out: &mut impl Write,
+    complaints: &mut impl Write,
+) -> io::Result<Ended> {
+    match &arguments.verb {
+        Verb::Decode { bytes, doe, spdm } => {
+            let framing = match (doe, spdm) {
+                (true, _) => Framing::Doe,
+                (_, true) => Framing::Spdm,
+                _ => Framing::Protocol,
+            };
+            match frame::decode(&bytes.0, framing) {
+                Ok(document) => writeln!(out, "{document:#}")?,
+                Err(problem) => return refused(complaints, &problem.0),
+            }
+        }
+        Verb::Encode => {
+            for document in serde_json::Deserializer::from_reader(input).into_iter::<Value>() {
+                let bytes = match document {
+                    Ok(document) => frame::encode(&document),
+                    Err(error) => return refused(complaints, &format!("this is no JSON: {error}")),
+                };
+                match bytes {
+                    Ok(bytes) => writeln!(out, "{}", Hex(bytes))?,
+                    Err(problem) => return refused(complaints, &problem.0),
+                }
+            }
+        }
+    }
+    Ok(Ended::Well)
+}
+
+fn refused(complaints: &mut impl Write, why: &str) -> io::Result<Ended> {
+    writeln!(complaints, "{why}")?;
+    Ok(Ended::Badly)
+}
