@@ -5,11 +5,12 @@
 
 use crate::rig::{Rig, StoryError};
 use crate::stream::{Plan, stream};
-use crate::timeline::Timeline;
+use crate::timeline::{Timeline, Track};
 use crate::unbind::{BY, bind, reset, unbound};
 use serde::Serialize;
 use std::ops::Range;
 use std::thread;
+use std::time::Instant;
 use tidegate::core::drain::{Phase, Progress, Report};
 use tidegate::core::{Cause, FlowsTo, Handle, Quiesced, RegionTag, Shared};
 use tidegate::p2p::device::Written;
@@ -18,6 +19,9 @@ use tidegate::tdisp::tdi::{Provider, Tdi};
 
 const COMMAND: u16 = 4;
 const MEMORY_DECODING: u32 = 2;
+
+/// Nothing interrupts the negative: its descriptors are so much longer.
+const COARSE: usize = 16;
 
 /// How many there are.
 pub const COUNT: usize = 4;
@@ -89,10 +93,9 @@ pub fn play<R: Rig>(
     told.say(format!("{} streams into private memory of {}", source.address(), target.address()));
     let mut teller = Teller { rig, frames, told, interruptions: Vec::new() };
 
-    let window = teller.interrupted(private, "unbind", recovered, |told| {
+    let window = teller.interrupted(private, "unbind", recovered, |begun, told| {
         let quiet = quiesce(rig, target, Cause::Unbind)?;
-        told.quiesced("target", quiet.report());
-        let report = quiet.report().clone();
+        let report = begun.quiesced("target", &quiet, told);
         let unbind = target_tdi.unbind(quiet, BY).wait();
         told.unbound("target", &unbind);
         let target_quiet = unbound(unbind)?;
@@ -105,10 +108,9 @@ pub fn play<R: Rig>(
         target_quiet.restore();
         Ok(report)
     })?;
-    let window = teller.interrupted(window, "target_reset", recovered, |told| {
+    let window = teller.interrupted(window, "target_reset", recovered, |begun, told| {
         let quiet = quiesce(rig, target, Cause::Reset)?;
-        told.quiesced("target", quiet.report());
-        let report = quiet.report().clone();
+        let report = begun.quiesced("target", &quiet, told);
         reset(target, quiet, told)?.restore();
         Ok(report)
     })?;
@@ -117,19 +119,17 @@ pub fn play<R: Rig>(
         window,
         "initiator_reset",
         |window, _| Ok(window),
-        |told| {
+        |begun, told| {
             let quiet = quiesce(rig, source, Cause::Reset)?;
-            told.quiesced("initiator", quiet.report());
-            let report = quiet.report().clone();
+            let report = begun.quiesced("initiator", &quiet, told);
             reset(source, quiet, told)?.restore();
             Ok(report)
         },
     )?;
-    teller.interrupted(window, "memory_decoding", recovered, |told| {
+    teller.interrupted(window, "memory_decoding", recovered, |begun, told| {
         let quiet = toggle(rig)?;
-        told.quiesced("target", quiet.report());
+        let report = begun.quiesced("target", &quiet, told);
         told.say("memory decoding was switched off and on");
-        let report = quiet.report().clone();
         quiet.restore();
         Ok(report)
     })?;
@@ -140,6 +140,22 @@ pub fn play<R: Rig>(
     Ok(interruptions)
 }
 
+/// An interruption that is about to happen. It is told when it has, since telling takes time, in which a device goes on.
+struct Begun {
+    what: &'static str,
+    held: u64,
+    when: Instant,
+}
+
+impl Begun {
+    /// And who was quiesced first.
+    fn quiesced(&self, who: &str, quiet: &Quiesced, told: &mut Timeline) -> Report {
+        told.say_of(self.when, format!("{}, with {} descriptors in flight", self.what, self.held));
+        told.quiesced(who, quiet.report());
+        quiet.report().clone()
+    }
+}
+
 impl<R: Rig> Teller<'_, R> {
     /// The negative, half of the picture, what `interrupt` does with descriptors in flight, what is done with the window
     /// afterwards, and the rest of the picture.
@@ -148,15 +164,15 @@ impl<R: Rig> Teller<'_, R> {
         import: Import<R::B, T>,
         what: &'static str,
         after: impl FnOnce(Import<R::B, T>, &mut Timeline) -> Result<Import<R::B, Shared>, StoryError>,
-        interrupt: impl FnOnce(&mut Timeline) -> Result<Report, StoryError>,
+        interrupt: impl FnOnce(&Begun, &mut Timeline) -> Result<Report, StoryError>,
     ) -> Result<Import<R::B, Shared>, StoryError>
     where
         Shared: FlowsTo<T>,
     {
         let window = import.region().handle();
         let (of, negative) = &self.frames.negative;
-        let blank = Plan::new(of.clone(), self.rig.chunk());
-        stream(self.rig, &blank, window)?;
+        let blank = Plan::new(of.clone(), COARSE * self.rig.chunk());
+        self.leg("negative", |rig| stream(rig, &blank, window))?;
         blank.completed(self.rig)?;
         let was_other = self.shows(negative);
 
@@ -165,7 +181,7 @@ impl<R: Rig> Teller<'_, R> {
         let mut interruption = self.half(&plan, window, what, interrupt)?;
         let import = after(import, self.told)?;
         plan.resume();
-        stream::<R, Shared>(self.rig, &plan, import.region().handle())?;
+        self.leg("the rest of the picture", |rig| stream::<R, Shared>(rig, &plan, import.region().handle()))?;
         plan.completed(self.rig)?;
         interruption.identical = was_other && self.shows(picture);
         self.told.say(match interruption.identical {
@@ -182,7 +198,7 @@ impl<R: Rig> Teller<'_, R> {
         plan: &Plan,
         window: Handle<T>,
         what: &'static str,
-        interrupt: impl FnOnce(&mut Timeline) -> Result<Report, StoryError>,
+        interrupt: impl FnOnce(&Begun, &mut Timeline) -> Result<Report, StoryError>,
     ) -> Result<Interruption, StoryError>
     where
         Shared: FlowsTo<T>,
@@ -190,11 +206,11 @@ impl<R: Rig> Teller<'_, R> {
         let (rig, told) = (self.rig, &mut *self.told);
         plan.hold_at_half();
         thread::scope(|scope| {
-            let poller = scope.spawn(|| stream(rig, plan, window));
+            let from = Instant::now();
+            let poller = scope.spawn(|| (stream(rig, plan, window), Instant::now()));
             let made = plan.wait_until_held(rig, &poller).and_then(|()| {
-                let held = rig.target().gate().in_flight();
-                told.say(format!("{what}, with {held} descriptors in flight"));
-                interrupt(told).map(|report| Interruption::of(what, held, &report))
+                let begun = Begun { what, held: rig.target().gate().in_flight(), when: Instant::now() };
+                interrupt(&begun, told).map(|report| Interruption::of(what, begun.held, &report))
             });
             rig.hold(false);
             plan.stop();
@@ -202,11 +218,24 @@ impl<R: Rig> Teller<'_, R> {
                 // The poller sees a closed gate, whatever was interrupted.
                 drop(rig.initiator().quiesce(Cause::User, BY).map(|quiesce| quiesce.wait()));
             }
-            let streamed = poller.join().map_err(|_| StoryError::Poller)?;
+            let (streamed, to) = poller.join().map_err(|_| StoryError::Poller)?;
+            told.span(Track::Stream, "the picture, until it is interrupted", from, to);
             let made = made?;
             told.say(format!("the stream stopped: {} of {} chunks confirmed", streamed?, plan.chunks()));
             Ok(made)
         })
+    }
+
+    /// A part of the stream, on this thread.
+    fn leg(
+        &mut self,
+        name: &str,
+        stream: impl FnOnce(&R) -> Result<usize, StoryError>,
+    ) -> Result<usize, StoryError> {
+        let from = Instant::now();
+        let streamed = stream(self.rig);
+        self.told.span(Track::Stream, name, from, Instant::now());
+        streamed
     }
 
     /// Does a reader that uses nothing of the library find these bytes?

@@ -5,11 +5,20 @@ use std::time::{Duration, Instant};
 use tidegate::core::drain::{Phase, Report};
 use tidegate::tdisp::tdi::UnbindReport;
 
-/// A readable timeline on stderr.
+/// A readable timeline on stderr, which can be had as a trace too.
 pub struct Timeline {
     since: Instant,
     quiet: bool,
     events: Vec<Event>,
+}
+
+/// Whose line of the trace.
+#[derive(Debug, Clone, Copy)]
+pub enum Track {
+    /// What happens to the devices.
+    Story = 1,
+    /// The poll-mode thread.
+    Stream = 2,
 }
 
 /// One of the trace's events: `i` happened at `ts`, `X` began then and took `dur`; in microseconds.
@@ -18,7 +27,8 @@ struct Event {
     name: String,
     ph: &'static str,
     ts: u64,
-    dur: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dur: Option<u64>,
     pid: u32,
     tid: u32,
 }
@@ -30,56 +40,86 @@ impl Timeline {
     }
 
     pub fn say(&mut self, what: impl AsRef<str>) {
-        self.note(what.as_ref().trim(), "i", Duration::ZERO, Duration::ZERO);
-        self.print(what);
+        self.say_of(Instant::now(), what);
+    }
+
+    /// Something that was not told when it happened, since telling takes time.
+    pub fn say_of(&mut self, when: Instant, what: impl AsRef<str>) {
+        self.note(what.as_ref().trim(), Track::Story, when, None);
+        self.print(when, what);
+    }
+
+    /// Something that began then and has ended at that time; for the trace only.
+    pub fn span(&mut self, track: Track, name: &str, from: Instant, to: Instant) {
+        self.note(name, track, from, Some(to.saturating_duration_since(from)));
     }
 
     /// What was told so far, as a trace that chrome://tracing and Perfetto open.
     pub fn trace(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(&serde_json::json!({ "traceEvents": self.events, "displayTimeUnit": "ms" }))
+        let names = [(Track::Story, "devices"), (Track::Stream, "stream (poll-mode thread)")];
+        let mut events: Vec<_> = names
+            .iter()
+            .map(|(track, name)| {
+                let (tid, args) = (*track as u32, serde_json::json!({ "name": name }));
+                serde_json::json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": args })
+            })
+            .collect();
+        for event in &self.events {
+            events.push(serde_json::to_value(event)?);
+        }
+        serde_json::to_string(&serde_json::json!({ "traceEvents": events, "displayTimeUnit": "ms" }))
     }
 
-    fn note(&mut self, name: &str, ph: &'static str, ago: Duration, took: Duration) {
-        let (ts, dur) = (us(self.since.elapsed().saturating_sub(ago)), us(took));
-        self.events.push(Event { name: name.to_owned(), ph, ts, dur, pid: 1, tid: 1 });
+    fn note(&mut self, name: &str, track: Track, when: Instant, took: Option<Duration>) {
+        let ts = us(when.saturating_duration_since(self.since));
+        let (ph, dur) = if took.is_some() { ("X", took.map(us)) } else { ("i", None) };
+        self.events.push(Event { name: name.to_owned(), ph, ts, dur, pid: 1, tid: track as u32 });
     }
 
-    fn print(&self, what: impl AsRef<str>) {
+    fn print(&self, when: Instant, what: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{:>12} us  {}", self.since.elapsed().as_micros(), what.as_ref());
+            eprintln!("{:>12} us  {}", when.saturating_duration_since(self.since).as_micros(), what.as_ref());
         }
     }
 
+    /// It has just ended.
     pub fn quiesced(&mut self, who: &str, report: &Report) {
-        self.say(format!(
-            "{who} quiesced: {} in flight = {} drained + {} revoked + {} failed",
-            report.in_flight, report.drained, report.revoked, report.failed
-        ));
+        let now = Instant::now();
         let phases = Phase::ALL.iter().zip(report.phases).map(|(phase, time)| (phase.name(), time));
-        self.bars(phases.collect());
+        self.bars(now, phases.collect());
+        self.say_of(
+            now,
+            format!(
+                "{who} quiesced: {} in flight = {} drained + {} revoked + {} failed",
+                report.in_flight, report.drained, report.revoked, report.failed
+            ),
+        );
         for (channel, used) in &report.flushes {
-            self.say(format!("             {channel} flushed by {used:?}"));
+            self.say_of(now, format!("             {channel} flushed by {used:?}"));
         }
         if let tidegate::core::drain::Outcome::Forced(held) = &report.outcome {
-            self.say(format!("             FORCED; in quarantine: {held:?}"));
+            self.say_of(now, format!("             FORCED; in quarantine: {held:?}"));
         }
     }
 
+    /// It has just ended.
     pub fn unbound(&mut self, who: &str, report: &UnbindReport) {
-        self.bars(report.steps.iter().map(|step| (step.step.name(), step.took)).collect());
-        self.say(format!("{who} unbound{}", if report.forced { " by force" } else { "" }));
+        let now = Instant::now();
+        self.bars(now, report.steps.iter().map(|step| (step.step.name(), step.took)).collect());
+        self.say_of(now, format!("{who} unbound{}", if report.forced { " by force" } else { "" }));
     }
 
-    /// Steps that followed each other and have just ended.
-    fn bars(&mut self, steps: Vec<(&'static str, Duration)>) {
-        let mut ago: Duration = steps.iter().map(|(_, time)| *time).sum();
+    /// Steps that followed each other, the last of which ended then.
+    fn bars(&mut self, ended: Instant, steps: Vec<(&'static str, Duration)>) {
+        let whole: Duration = steps.iter().map(|(_, time)| *time).sum();
+        let mut from = ended.checked_sub(whole).unwrap_or(self.since);
         for (name, time) in steps {
-            self.note(name, "X", ago, time);
-            ago = ago.saturating_sub(time);
+            self.span(Track::Story, name, from, from + time);
+            from += time;
             let us = time.as_micros();
             // One mark for each doubling.
             let marks = "#".repeat((128 - us.leading_zeros()) as usize);
-            self.print(format!("  {name:>24} {us:>9} us  {marks}"));
+            self.print(from, format!("  {name:>24} {us:>9} us  {marks}"));
         }
     }
 }
