@@ -9,6 +9,7 @@ pub mod children;
 pub mod clock;
 pub mod cpus;
 pub mod goals;
+pub mod guest;
 pub mod ids;
 pub mod line;
 mod noop;
