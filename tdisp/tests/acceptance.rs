@@ -140,9 +140,9 @@ fn a_lock_flag_that_is_not_supported_is_refused_and_a_reserved_bit_is_ignored() 
 #[test]
 fn each_reason_of_the_device_against_a_lock_has_its_code() {
     let cases = [
-        (LockRefusal::Request, ErrorCode::InvalidRequest),
-        (LockRefusal::Configuration, ErrorCode::InvalidDeviceConfiguration),
-        (LockRefusal::Busy, ErrorCode::Busy),
+        (Objection::Request, ErrorCode::InvalidRequest),
+        (Objection::Configuration, ErrorCode::InvalidDeviceConfiguration),
+        (Objection::Busy, ErrorCode::Busy),
     ];
     for (refusal, code) in cases {
         let mut bench = Bench::new();

@@ -1,8 +1,10 @@
 //! What the DSM asks of the device and of the source of random numbers.
 
 use crate::report::InterfaceReport;
+use crate::state::State;
 use crate::state::event::SessionId;
-use crate::wire::{FunctionId, LockFlags, LockRequest};
+use crate::wire::{FunctionId, LockFlags, LockRequest, MmioRange, VendorData};
+use alloc::vec::Vec;
 
 /// The device that a DSM speaks for. A call must not wait.
 pub trait Device {
@@ -14,7 +16,7 @@ pub trait Device {
 
     /// Reasons of the device's own against this LOCK: overlapping BARs, phantom functions, a bad cache line size,
     /// earlier work that cannot be aborted yet. No side effect: the LOCK can still fail. Default: none.
-    fn check_lock(&self, function: FunctionId, lock: &LockRequest) -> Result<(), LockRefusal> {
+    fn check_lock(&self, function: FunctionId, lock: &LockRequest) -> Result<(), Objection> {
         let _ = (function, lock);
         Ok(())
     }
@@ -29,8 +31,47 @@ pub trait Device {
     fn outstanding(&self, function: FunctionId) -> u64;
 
     /// Wipes the trust domain's data and secrets. Called by each STOP of a TDI that is not CONFIG_UNLOCKED, once
-    /// nothing is outstanding; again with the next STOP after [`Scrub::Pending`].
+    /// nothing is outstanding; again with the next STOP after [`Scrub::Pending`]. From the first call on the TDI
+    /// starts nothing new: the DSM will not start it, bind a stream or change an attribute until it was locked anew.
     fn scrub(&mut self, function: FunctionId) -> Scrub;
+
+    /// The session through which *every* key of every sub-stream of this stream was programmed. `None` where a
+    /// direct P2P stream of this id cannot be bound: there is none, a key is missing or came through another
+    /// session, two registers have the id, its address associations overlap others, ATS is off. Default: there is
+    /// none. Asked where the settings have [`OptionalRequests::P2P_STREAMS`](super::OptionalRequests::P2P_STREAMS).
+    fn p2p_stream(&self, function: FunctionId, stream: u8) -> Option<SessionId> {
+        let _ = (function, stream);
+        None
+    }
+
+    /// Operations of the TDI that are in flight on this direct P2P stream. While there is one, an UNBIND is answered
+    /// BUSY. Default: everything that is in flight.
+    fn outstanding_on(&self, function: FunctionId, stream: u8) -> u64 {
+        let _ = stream;
+        self.outstanding(function)
+    }
+
+    /// Reasons of the device's own against making these *physical* pages private or shared. They lie in one
+    /// updatable range of the report. Default: none. Asked where the settings have
+    /// [`OptionalRequests::MMIO_ATTRIBUTE`](super::OptionalRequests::MMIO_ATTRIBUTE).
+    fn check_attribute(&self, function: FunctionId, range: &MmioRange) -> Result<(), Objection> {
+        let _ = (function, range);
+        Ok(())
+    }
+
+    /// Answers a vendor's request: appends the vendor's data to `data`; the response names the same registry and
+    /// vendor. Default: unsupported. Asked where the settings have
+    /// [`OptionalRequests::VENDOR_DEFINED`](super::OptionalRequests::VENDOR_DEFINED).
+    fn vendor_defined(
+        &mut self,
+        function: FunctionId,
+        state: State,
+        request: VendorData<'_>,
+        data: &mut Vec<u8>,
+    ) -> Result<(), VendorRefusal> {
+        let _ = (function, state, request, data);
+        Err(VendorRefusal::Unsupported)
+    }
 }
 
 /// The IDE default stream of a function.
@@ -50,16 +91,32 @@ pub enum Ide {
     },
 }
 
-/// Why the device refuses a LOCK.
+/// Why the device refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum LockRefusal {
+pub enum Objection {
     /// A field of the request cannot be honoured: INVALID_REQUEST.
     Request,
     /// The configuration forbids it: INVALID_DEVICE_CONFIGURATION.
     Configuration,
     /// Not now: BUSY.
     Busy,
+}
+
+/// Why the device refuses a vendor's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VendorRefusal {
+    /// It does not know the vendor or the request: UNSUPPORTED_REQUEST.
+    Unsupported,
+    /// A field cannot be honoured: INVALID_REQUEST.
+    Request,
+    /// Not in this state: INVALID_INTERFACE_STATE.
+    State,
+    /// Not now: BUSY.
+    Busy,
+    /// A reason of the vendor's own, which stands in the data: VENDOR_SPECIFIC_ERROR.
+    Vendor,
 }
 
 /// How far a scrub is.

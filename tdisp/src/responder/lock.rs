@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use zeroize::Zeroize;
 
 use super::tdi::Lock;
-use super::{Device, Effect, Entropy, Ide, LockRefusal, Refusal, Responder, put};
+use super::{Device, Effect, Entropy, Ide, Refusal, Responder, put};
 use crate::report::{InterfaceReport, PAGE_SIZE, RangeFlags};
 use crate::state::event::SessionId;
 use crate::wire::{
@@ -29,18 +29,14 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         if !bound {
             return Err(ErrorCode::InvalidRequest.into());
         }
-        self.device.check_lock(function, &request).map_err(|refusal| match refusal {
-            LockRefusal::Request => ErrorCode::InvalidRequest,
-            LockRefusal::Configuration => ErrorCode::InvalidDeviceConfiguration,
-            LockRefusal::Busy => ErrorCode::Busy,
-        })?;
+        self.device.check_lock(function, &request).map_err(ErrorCode::from)?;
         let report = self.frozen_report(function, &request)?;
         let mut bytes = [0; NONCE_SIZE];
         let filled = self.entropy.fill(&mut bytes);
         let nonce = Nonce::new(bytes);
         bytes.zeroize();
         filled.map_err(|_| ErrorCode::InsufficientEntropy)?;
-        let lock = Lock { request, session, report, nonce: Some(nonce.clone()) };
+        let lock = Lock { request, session, report, p2p_streams: Vec::new(), nonce: Some(nonce.clone()) };
         let effect = self.tdi_mut(head.interface)?.take_lock(lock).ok_or(ErrorCode::InvalidInterfaceState)?;
         put(response, head, &Response::Lock(LockResponse { nonce: nonce.borrow() }));
         Ok(effect)
@@ -55,6 +51,11 @@ impl<D: Device, E: Entropy> Responder<D, E> {
                 .retain(|range| !range.flags.intersects(RangeFlags::MSIX_TABLE | RangeFlags::MSIX_PBA));
             (report.msix_control, report.tph_control) = (0, 0);
         }
+        #[cfg(feature = "set-config")]
+        report.info.set(
+            crate::report::InterfaceInfo::XT_MODE,
+            self.tdi(function).is_some_and(|tdi| tdi.config.contains(crate::wire::Config::XT_MODE)),
+        );
         report.check(lock.flags).map_err(|_| ErrorCode::InvalidDeviceConfiguration)?;
         add_offset(&mut report, lock.reporting_offset).ok_or(ErrorCode::InvalidRequest)?;
         report.emit().map_err(|_| ErrorCode::InvalidDeviceConfiguration)

@@ -38,40 +38,30 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answer;
+mod attribute;
+#[cfg(feature = "set-config")]
+mod config;
 mod device;
+mod intake;
 mod lock;
+mod p2p;
+mod settings;
 mod tdi;
+mod vendor;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-pub use device::{Device, Entropy, Ide, LockRefusal, NoEntropy, Scrub};
+pub use device::{Device, Entropy, Ide, NoEntropy, Objection, Scrub, VendorRefusal};
+use intake::Waiting;
+pub use intake::{Answered, Ticket};
+pub use settings::{OptionalRequests, Settings};
 use tdi::Tdi;
 
-use crate::state::event::{DeviceEvent, Event, Hits, SessionId};
-use crate::state::{self, State, Trigger};
-use crate::wire::{
-    Capabilities, ErrorCode, ErrorResponse, FunctionId, GetReport, Head, HeaderView, InterfaceId, LockFlags,
-    LockRequest, MessageSet, ReportResponse, Request, Response, StartRequest, StartResponse, StateResponse,
-    StopResponse, Version, VersionResponse,
-};
-
-/// What the DSM says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Which flags of a LOCK are honoured; a LOCK that asks for another known one is refused.
-    pub lock_flags: LockFlags,
-    /// DEV_ADDR_WIDTH.
-    pub address_width: u8,
-    /// The most bytes of a report in one response; at least one.
-    pub portion: u16,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { lock_flags: LockFlags::all(), address_width: 52, portion: u16::MAX }
-    }
-}
+use crate::state::event::{DeviceEvent, Event, Hits};
+use crate::state::{State, Trigger};
+use crate::wire::{ErrorCode, FunctionId, Head, InterfaceId, LockRequest, MmioRange, Response};
 
 /// What a request or an event did, for whoever embeds the DSM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +76,37 @@ pub enum Effect {
         /// The state after.
         to: State,
     },
+    /// A direct P2P stream is bound to a TDI that runs: its registers are locked. It stays so until
+    /// [`StreamReleased`](Self::StreamReleased), or until the TDI is CONFIG_UNLOCKED.
+    StreamBound {
+        /// Whose.
+        function: FunctionId,
+        /// The id of the stream.
+        stream: u8,
+    },
+    /// A direct P2P stream is bound no longer: nothing of the TDI is in flight on it, and its registers are free.
+    StreamReleased {
+        /// Whose.
+        function: FunctionId,
+        /// The id of the stream.
+        stream: u8,
+    },
+    /// Pages of a running TDI become private or shared, until they are changed again or the TDI is
+    /// CONFIG_UNLOCKED. The report does not show it: who decides about accesses must remember it.
+    AttributeChanged {
+        /// Whose.
+        function: FunctionId,
+        /// The *physical* pages; [`RangeFlags::NON_TEE`](crate::wire::RangeFlags::NON_TEE) says which of both.
+        range: MmioRange,
+    },
+    /// The TDI is to work so from its next lock on, until it is configured anew or there is a conventional reset.
+    #[cfg(feature = "set-config")]
+    Configured {
+        /// Whose.
+        function: FunctionId,
+        /// How.
+        config: crate::wire::Config,
+    },
 }
 
 /// The function already has a TDI.
@@ -93,8 +114,17 @@ pub enum Effect {
 #[error("function {0} already has a TDI")]
 pub struct Occupied(pub FunctionId);
 
-/// The requests that are answered.
-const MESSAGES: MessageSet = MessageSet::MANDATORY;
+/// Why a TDI cannot be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// The function has none.
+    #[error("function {0} has no TDI")]
+    Unknown(FunctionId),
+    /// It is not CONFIG_UNLOCKED: a trust domain may have data there.
+    #[error("the TDI of function {0} is in {1}: only one in CONFIG_UNLOCKED can be taken away")]
+    Bound(FunctionId, State),
+}
 
 /// A request is refused with this error.
 struct Refusal(ErrorCode, u32);
@@ -113,12 +143,13 @@ pub struct Responder<D, E> {
     entropy: E,
     /// By requester id: a device lies in one segment.
     tdis: BTreeMap<u16, Tdi>,
+    waiting: Waiting,
 }
 
 impl<D: Device, E: Entropy> Responder<D, E> {
     /// A DSM without TDIs.
     pub fn new(settings: Settings, device: D, entropy: E) -> Self {
-        Responder { settings, device, entropy, tdis: BTreeMap::new() }
+        Responder { settings, device, entropy, tdis: BTreeMap::new(), waiting: Waiting::default() }
     }
 
     /// Adds the TDI of `function`, in CONFIG_UNLOCKED. `physical` is the physical function that a virtual one
@@ -131,6 +162,18 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         Ok(())
     }
 
+    /// Takes the TDI of `function` away, for virtual functions that are no more. Refused where it is not
+    /// CONFIG_UNLOCKED.
+    pub fn remove(&mut self, function: FunctionId) -> Result<(), RemoveError> {
+        match self.state(function).ok_or(RemoveError::Unknown(function))? {
+            State::ConfigUnlocked => {
+                self.tdis.remove(&function.rid());
+                Ok(())
+            }
+            state => Err(RemoveError::Bound(function, state)),
+        }
+    }
+
     /// The state of a TDI; `None` for a function that has none.
     pub fn state(&self, function: FunctionId) -> Option<State> {
         self.tdi(function).map(Tdi::state)
@@ -139,6 +182,11 @@ impl<D: Device, E: Entropy> Responder<D, E> {
     /// What the TDI was locked with; `None` in CONFIG_UNLOCKED.
     pub fn locked(&self, function: FunctionId) -> Option<&LockRequest> {
         self.tdi(function)?.lock().map(|lock| &lock.request)
+    }
+
+    /// The direct P2P streams that are bound to a TDI, in the order in which they were bound.
+    pub fn p2p_streams(&self, function: FunctionId) -> &[u8] {
+        self.tdi(function).and_then(Tdi::lock).map_or(&[], |lock| &lock.p2p_streams)
     }
 
     /// The device below.
@@ -151,24 +199,12 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         &mut self.device
     }
 
-    /// Answers one request that came through `session`. `response` is overwritten; it stays empty where no answer
-    /// is possible (fewer bytes than a header).
-    ///
-    /// The effects are to be acted on before the response is sent. Cost: one allocation where the state changes.
-    pub fn handle(&mut self, session: SessionId, request: &[u8], response: &mut Vec<u8>) -> Vec<Effect> {
-        response.clear();
-        let Ok(header) = HeaderView::new(request) else { return Vec::new() };
-        let mut effects = Vec::new();
-        if let Err(Refusal(code, data)) = self.answer(session, request, response, &mut effects) {
-            // Which version an error carries is not specified; the request's is the one its sender reads.
-            put(response, header.head(), &Response::Error(ErrorResponse::new(code, data)));
-        }
-        effects
-    }
-
     /// Something happened to the device. Says which TDIs changed their state by it.
+    ///
+    /// A request that waits in a session that ended, or in a device that was reset, gets no answer.
     pub fn event(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.waiting.event(event);
         for tdi in self.tdis.values_mut() {
             let trigger = match event {
                 Event::Function(function, event) => {
@@ -190,100 +226,6 @@ impl<D: Device, E: Entropy> Responder<D, E> {
     /// A conventional reset of the whole device: every TDI is unlocked, whatever it was.
     pub fn reset(&mut self) -> Vec<Effect> {
         self.event(Event::Device(DeviceEvent::ConventionalReset))
-    }
-
-    fn answer(
-        &mut self,
-        session: SessionId,
-        request: &[u8],
-        response: &mut Vec<u8>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        let code = HeaderView::new(request).map_err(|_| ErrorCode::InvalidRequest)?.code();
-        if !MESSAGES.has(code) {
-            return Err(unsupported(code));
-        }
-        let (head, request) = Request::parse(request).map_err(|_| ErrorCode::InvalidRequest)?;
-        let known = match request {
-            // Any version of major 1 must be told which versions there are.
-            Request::GetVersion(_) => head.version.major() == Version::V1_0.major(),
-            _ => head.version == Version::V1_0,
-        };
-        if !known {
-            return Err(ErrorCode::VersionMismatch.into());
-        }
-        let Head { interface, .. } = head;
-        let head = Head { version: Version::V1_0, interface };
-        let tdi = self.tdi(interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        if !state::is_legal(request.code(), tdi.state()) {
-            return Err(ErrorCode::InvalidInterfaceState.into());
-        }
-        match request {
-            Request::GetVersion(_) => {
-                put(response, head, &Response::Version(VersionResponse { entries: &[Version::V1_0.0] }));
-            }
-            Request::GetCapabilities(_) => put(response, head, &Response::Capabilities(self.capabilities())),
-            Request::Lock(lock) => effects.push(self.lock(session, head, &lock, response)?),
-            Request::GetReport(portion) => self.report(head, portion, response)?,
-            Request::GetState(_) => {
-                let state = tdi.state().into();
-                put(response, head, &Response::State(StateResponse { state }));
-            }
-            Request::Start(start) => effects.push(self.start(head, &start, response)?),
-            Request::Stop(_) => effects.extend(self.stop(head, response)?),
-            other => return Err(unsupported(other.code().into())),
-        }
-        Ok(())
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            dsm_caps: 0,
-            messages: MESSAGES,
-            lock_flags: self.settings.lock_flags,
-            address_width: self.settings.address_width,
-            requests_this: 1,
-            requests_all: 1,
-        }
-    }
-
-    fn report(&self, head: Head, asked: GetReport, response: &mut Vec<u8>) -> Result<(), Refusal> {
-        let lock = self.tdi(head.interface.function).and_then(Tdi::lock).ok_or(ErrorCode::Unspecified)?;
-        let rest = lock.report.get(usize::from(asked.offset)..).unwrap_or(&[]);
-        if rest.is_empty() || asked.length == 0 {
-            return Err(ErrorCode::InvalidRequest.into());
-        }
-        let most = asked.length.min(self.settings.portion.max(1));
-        let (portion, rest) = rest.split_at_checked(usize::from(most)).unwrap_or((rest, &[]));
-        // The report was made to fit 16 bits when it was locked.
-        let remainder = u16::try_from(rest.len()).map_err(|_| ErrorCode::Unspecified)?;
-        put(response, head, &Response::Report(ReportResponse { portion, remainder }));
-        Ok(())
-    }
-
-    fn start(&mut self, head: Head, start: &StartRequest<'_>, out: &mut Vec<u8>) -> Result<Effect, Refusal> {
-        let tdi = self.tdi_mut(head.interface)?;
-        if !tdi.nonce_is(start.nonce) {
-            return Err(ErrorCode::InvalidNonce.into());
-        }
-        let effect = tdi.advance(Trigger::Start).ok_or(ErrorCode::InvalidInterfaceState)?;
-        put(out, head, &Response::Start(StartResponse));
-        Ok(effect)
-    }
-
-    fn stop(&mut self, head: Head, response: &mut Vec<u8>) -> Result<Option<Effect>, Refusal> {
-        let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let function = tdi.function;
-        // In CONFIG_UNLOCKED there is nothing to end and nothing to scrub: ordinary shared work goes on.
-        if tdi.state() != State::ConfigUnlocked {
-            let busy = self.device.outstanding(function) > 0 || self.device.scrub(function) == Scrub::Pending;
-            if busy {
-                return Err(ErrorCode::Busy.into());
-            }
-        }
-        let effect = self.tdi_mut(head.interface)?.advance(Trigger::Stop);
-        put(response, head, &Response::Stop(StopResponse));
-        Ok(effect)
     }
 
     fn tdi(&self, function: FunctionId) -> Option<&Tdi> {

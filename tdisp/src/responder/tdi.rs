@@ -11,12 +11,17 @@ use alloc::vec::Vec;
 /// # Invariants
 /// 1. `lock` is `Some` in every state but CONFIG_UNLOCKED.
 /// 2. `lock.nonce` is `Some` in CONFIG_LOCKED only.
+/// 3. `stopping` is false in CONFIG_UNLOCKED.
 #[derive(Debug)]
 pub(super) struct Tdi {
     pub(super) function: FunctionId,
     pub(super) physical: Option<FunctionId>,
+    #[cfg(feature = "set-config")]
+    pub(super) config: crate::wire::Config,
     state: State,
     lock: Option<Lock>,
+    /// A STOP has begun its scrub.
+    stopping: bool,
 }
 
 /// What a LOCK left behind.
@@ -26,12 +31,22 @@ pub(super) struct Lock {
     pub(super) session: SessionId,
     /// The report as it was at the moment of the lock.
     pub(super) report: Vec<u8>,
+    /// Direct P2P streams that are bound.
+    pub(super) p2p_streams: Vec<u8>,
     pub(super) nonce: Option<Nonce>,
 }
 
 impl Tdi {
     pub(super) fn new(function: FunctionId, physical: Option<FunctionId>) -> Self {
-        Tdi { function, physical, state: State::ConfigUnlocked, lock: None }
+        Tdi {
+            function,
+            physical,
+            #[cfg(feature = "set-config")]
+            config: crate::wire::Config::empty(),
+            state: State::ConfigUnlocked,
+            lock: None,
+            stopping: false,
+        }
     }
 
     pub(super) fn state(&self) -> State {
@@ -40,6 +55,19 @@ impl Tdi {
 
     pub(super) fn lock(&self) -> Option<&Lock> {
         self.lock.as_ref()
+    }
+
+    pub(super) fn lock_mut(&mut self) -> Option<&mut Lock> {
+        self.lock.as_mut()
+    }
+
+    /// What the trust domain left is being wiped: only STOP or a reset lead out of it.
+    pub(super) fn begin_stop(&mut self) {
+        self.stopping = self.state != State::ConfigUnlocked;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Takes the lock; `None`, and nothing changed, where the state forbids it.
@@ -59,6 +87,11 @@ impl Tdi {
         }
         if to == State::ConfigUnlocked {
             self.lock = None;
+            self.stopping = false;
+        }
+        #[cfg(feature = "set-config")]
+        if trigger == Trigger::Reset {
+            self.config = crate::wire::Config::empty();
         }
         self.state = to;
         (from != to).then_some(Effect::StateChanged { function: self.function, from, to })
@@ -70,8 +103,11 @@ impl Tdi {
         own.is_some_and(|own| own.borrow() == nonce)
     }
 
+    /// By the lock or by BIND_P2P_STREAM.
     pub(super) fn bound_to(&self, stream: u8) -> bool {
-        self.lock.as_ref().is_some_and(|lock| lock.request.stream == stream)
+        self.lock
+            .as_ref()
+            .is_some_and(|lock| lock.request.stream == stream || lock.p2p_streams.contains(&stream))
     }
 
     pub(super) fn locked_by(&self, session: SessionId) -> bool {
@@ -95,7 +131,8 @@ mod tests {
         let mut tdi = Tdi::new(FunctionId::new(1), None);
         let nonce = Some(Nonce::new([9; 32]));
         let request = LockRequest::default();
-        tdi.take_lock(Lock { request, session: SessionId(0), report: vec![1], nonce }).unwrap();
+        tdi.take_lock(Lock { request, session: SessionId(0), report: vec![1], p2p_streams: vec![], nonce })
+            .unwrap();
         assert!(tdi.nonce_is(NonceRef::new(&[9; 32])));
         tdi
     }
@@ -116,7 +153,8 @@ mod tests {
     fn a_lock_that_the_state_forbids_leaves_the_old_one() {
         let mut tdi = locked();
         let request = LockRequest { stream: 5, ..LockRequest::default() };
-        let lock = Lock { request, session: SessionId(1), report: Vec::new(), nonce: None };
+        let lock =
+            Lock { request, session: SessionId(1), report: Vec::new(), p2p_streams: Vec::new(), nonce: None };
         assert_eq!(tdi.take_lock(lock), None);
         assert!(tdi.locked_by(SessionId(0)) && tdi.nonce_is(NonceRef::new(&[9; 32])));
     }

@@ -122,7 +122,7 @@ pub fn next(from: State, on: Trigger) -> Option<State> {
 }
 
 /// In which states a request is answered.
-pub const LEGAL: [(RequestCode, &[State]); 7] = [
+pub const LEGAL: &[(RequestCode, &[State])] = &[
     (RequestCode::GetVersion, &State::ALL),
     (RequestCode::GetCapabilities, &State::ALL),
     (RequestCode::Lock, &[State::ConfigUnlocked]),
@@ -130,6 +130,13 @@ pub const LEGAL: [(RequestCode, &[State]); 7] = [
     (RequestCode::GetState, &State::ALL),
     (RequestCode::Start, &[State::ConfigLocked]),
     (RequestCode::Stop, &State::ALL),
+    (RequestCode::BindP2p, &[State::Run]),
+    (RequestCode::UnbindP2p, &[State::Run]),
+    (RequestCode::SetMmioAttribute, &[State::Run]),
+    // The vendor knows.
+    (RequestCode::Vdm, &State::ALL),
+    #[cfg(feature = "set-config")]
+    (RequestCode::SetConfig, &[State::ConfigUnlocked]),
 ];
 
 /// Whether the request is answered in the state. A request that is not in the table never is.

@@ -183,7 +183,8 @@ fn dsm_event(dsm: &Dsm, function: FunctionId, event: HostEvent) -> Option<Event>
 fn follow(dsm: &Dsm, effects: &[Effect], domain: Option<TrustDomain>) {
     let Modelled { model, layout } = dsm.device();
     for effect in effects {
-        let Effect::StateChanged { function, to, .. } = *effect;
+        // There are no others: this DSM answers the mandatory requests.
+        let Effect::StateChanged { function, to, .. } = *effect else { continue };
         let msix = dsm.locked(function).is_some_and(|lock| lock.flags.contains(LockFlags::LOCK_MSIX));
         if to == State::ConfigLocked {
             let frozen = layout.iter().filter(|piece| msix || piece.tag != PageTag::MsixLocked);

@@ -17,8 +17,13 @@ pub(crate) const SESSION: SessionId = SessionId(7);
 #[derive(Debug)]
 pub(crate) struct TestDevice {
     pub(crate) ide: Ide,
-    pub(crate) refusal: Option<LockRefusal>,
+    pub(crate) refusal: Option<Objection>,
     pub(crate) outstanding: u64,
+    /// The session of the keys of each direct P2P stream.
+    pub(crate) streams: Vec<(u8, SessionId)>,
+    /// In flight on each direct P2P stream; `None` for as many as are outstanding.
+    pub(crate) on_stream: Option<u64>,
+    pub(crate) vendor: Result<Vec<u8>, (VendorRefusal, Vec<u8>)>,
     pub(crate) scrub: Scrub,
     pub(crate) scrubs: u32,
     pub(crate) report: InterfaceReport,
@@ -39,6 +44,9 @@ impl Default for TestDevice {
             ide: Ide::NotRequired,
             refusal: None,
             outstanding: 0,
+            streams: Vec::new(),
+            on_stream: None,
+            vendor: Err((VendorRefusal::Unsupported, Vec::new())),
             scrub: Scrub::Done,
             scrubs: 0,
             report,
@@ -51,7 +59,7 @@ impl Device for TestDevice {
         self.ide
     }
 
-    fn check_lock(&self, _: FunctionId, _: &LockRequest) -> Result<(), LockRefusal> {
+    fn check_lock(&self, _: FunctionId, _: &LockRequest) -> Result<(), Objection> {
         self.refusal.map_or(Ok(()), Err)
     }
 
@@ -66,6 +74,30 @@ impl Device for TestDevice {
     fn scrub(&mut self, _: FunctionId) -> Scrub {
         self.scrubs += 1;
         self.scrub
+    }
+
+    fn p2p_stream(&self, _: FunctionId, stream: u8) -> Option<SessionId> {
+        self.streams.iter().find(|(id, _)| *id == stream).map(|(_, session)| *session)
+    }
+
+    fn outstanding_on(&self, _: FunctionId, _: u8) -> u64 {
+        self.on_stream.unwrap_or(self.outstanding)
+    }
+
+    fn check_attribute(&self, _: FunctionId, _: &MmioRange) -> Result<(), Objection> {
+        self.refusal.map_or(Ok(()), Err)
+    }
+
+    fn vendor_defined(
+        &mut self,
+        _: FunctionId,
+        _: State,
+        _: VendorData<'_>,
+        data: &mut Vec<u8>,
+    ) -> Result<(), VendorRefusal> {
+        let (Ok(said) | Err((_, said))) = &self.vendor;
+        data.extend(said);
+        self.vendor.as_ref().map(|_| ()).map_err(|(refusal, _)| *refusal)
     }
 }
 
