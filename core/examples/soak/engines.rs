@@ -8,7 +8,7 @@
 use crate::lives::{Life, Rng, Wrong, wrong};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_core::drain::Initiator;
 use tidegate_core::engine::{
@@ -150,11 +150,43 @@ pub(crate) struct Shuffled {
     unrung: Vec<(u32, Job)>,
     running: Vec<(u32, Job)>,
     rng: Rng,
+    /// Of how many operations one fails; of half as many pushes one is refused.
+    fails: u64,
+    mishaps: Mishaps,
 }
 
 impl Shuffled {
     pub(crate) fn new(rng: Rng) -> Self {
-        Shuffled { unrung: Vec::new(), running: Vec::new(), rng }
+        let mishaps = Mishaps { of_device: true, ..Mishaps::default() };
+        Shuffled { unrung: Vec::new(), running: Vec::new(), rng, fails: 1024, mishaps }
+    }
+
+    /// One that often fails; who has it alone asks whether it did.
+    pub(crate) fn clumsy(rng: Rng) -> Self {
+        Shuffled { fails: 24, ..Shuffled::new(rng) }
+    }
+
+    pub(crate) fn mishaps(&self) -> Mishaps {
+        self.mishaps.clone()
+    }
+}
+
+/// What went wrong in an engine so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mishaps {
+    of_device: bool,
+    failed: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+}
+
+impl Mishaps {
+    /// Operations that failed, pushes that were refused.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.failed.load(Ordering::SeqCst), self.refused.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn is_of_device(&self) -> bool {
+        self.of_device
     }
 }
 
@@ -167,7 +199,8 @@ unsafe impl Engine for Shuffled {
         64
     }
     unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
-        if self.rng.one_in(512) {
+        if self.rng.one_in(self.fails / 2) {
+            self.mishaps.refused.fetch_add(1, Ordering::SeqCst);
             return Push::Full;
         }
         self.unrung.push((index, Job::Plain(*op)));
@@ -195,7 +228,8 @@ unsafe impl Engine for Shuffled {
             }
             let at = self.rng.below(self.running.len() as u64) as usize;
             let (index, job) = self.running.swap_remove(at);
-            if self.rng.one_in(1024) && job.may_fail() {
+            if self.rng.one_in(self.fails) && job.may_fail() {
+                self.mishaps.failed.fetch_add(1, Ordering::SeqCst);
                 sink.complete(index, Outcome::Device(5), 0);
                 continue;
             }

@@ -7,6 +7,7 @@
 
 mod engines;
 mod lanes;
+mod lists;
 mod lives;
 mod others;
 mod revokers;

@@ -3,6 +3,7 @@
 
 use crate::engines::{Eager, Far, HardStop, Remote, Shuffled, WORDS};
 use crate::lanes::{Drive, Kind, Lane};
+use crate::lists;
 use crate::lives::{DONE, Life, Rng, Wrong, add, wrong};
 use crate::others;
 use crate::revokers;
@@ -202,6 +203,7 @@ fn act(world: &Arc<World>, hard_stop: &Arc<HardStop>, length: Duration, limit: u
         s.spawn(|| others::come_and_go(world, 60));
         s.spawn(|| others::fail(world, hard_stop, 70));
         s.spawn(|| others::inbox(world, 80));
+        s.spawn(|| lists::copy(world, 90));
         let enough = || DONE.operations.load(Ordering::Relaxed) >= limit || crate::lives::is_over();
         while begun.elapsed() < length && !enough() {
             std::thread::sleep(Duration::from_millis(2));
