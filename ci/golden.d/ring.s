@@ -7,7 +7,8 @@ mov (%rdi),%rbx
 mov 0x30(%rdi),%r14
 movzbl 0x40(%rdi),%eax
 test %al,%al
-je <tidegate_hot_ring+0x1f>
+je <tidegate_hot_ring+0x23>
+mov 0x10(%rdi),%rdx
 mov 0x28(%rdi),%rdi
 movzbl %al,%esi
 call <tidegate_core::channel::submit::end>
@@ -16,3 +17,6 @@ add $0x8,%rsp
 pop %rbx
 pop %r14
 ret
+mov %r14,(%rbx)
+mov %rax,%rdi
+call <_Unwind_Resume@plt>

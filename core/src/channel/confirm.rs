@@ -1,8 +1,10 @@
 //! Confirm: a checked read-back of every window that was written.
 
+use super::fuse::{fused_by_owner, named};
 use super::group::Kind;
+use super::submit::Desk;
 use super::tally::touched;
-use super::{NO_REGION, Names, Pinned};
+use super::{NO_REGION, Names, Pinned, Ring};
 use crate::engine::{Engine, Operation, Push, Target};
 use crate::op::{Status, Submit, Ticket};
 
@@ -42,60 +44,68 @@ impl<E: Engine> Pinned<'_, E> {
         }
         let open = self.is_open();
         let (state, desk) = self.split();
-        let Some(engine) = state.engine.as_mut().filter(|_| open) else {
-            return Ok(desk.refuse(false));
-        };
-        let ring = &mut state.ring;
-        if ring.is_lost() {
-            return Err(Unconfirmable::Revoked);
-        }
-        let proves = ring.oldest - 1;
-        let targets: Vec<Target> = match ring.names().dirty() {
-            Some(windows) => {
-                let live = |region| desk.window(region).ok_or(Unconfirmable::Revoked);
-                windows.into_iter().map(live).collect::<Result<_, _>>()?
-            }
-            // Too many to remember: every window there is may be one.
-            None => desk.windows().ok_or(Unconfirmable::Windows)?,
-        };
-        if targets.is_empty() {
-            ring.confirmed = ring.confirmed.max(proves);
-            return Ok(Submit::Queued(Ticket(0)));
-        }
-        if ring.room() < targets.len() as u64 {
-            return Ok(Submit::Full);
-        }
-        ring.tally.interrupt(ring.last);
-        let (mut pushed, mut refused) = (0, None);
-        for window in &targets {
-            let read_back = Operation::ReadBack { window: *window };
-            // SAFETY: 1. the window is live under this pin (I1, C1), and the ring names it until the read-back has ended:
-            // a drain waits for that before it lets it go.
-            match unsafe { engine.push(ring.index(ring.last + 1), &read_back) } {
-                Push::Taken => ring.accept(Names::member(Names::in_flight(window.region, NO_REGION)), 0),
-                refusal => {
-                    refused = Some(refusal);
-                    break;
-                }
-            };
-            pushed += 1;
-        }
-        if pushed > 0 {
-            // What did not fit whole proves nothing, and is nobody's to hear of.
-            let confirm = Kind::Confirm { proves, soilings: ring.soilings };
-            let kind = if refused.is_some() { Kind::Silent } else { confirm };
-            ring.group(pushed, pushed, kind, 0, Status::Done);
-        }
-        // What is written from now on soils anew, and keeps this confirm from calling its window clean.
-        ring.soiled = NO_REGION;
-        let last = Ticket(ring.last);
-        if pushed > 0 {
+        let before = state.ring.last;
+        let answer = fused_by_owner(state, desk.meta, |state| match state.engine.as_mut().filter(|_| open) {
+            None => Ok(desk.refuse(false)),
+            Some(engine) => read_back(engine, &mut state.ring, &desk),
+        });
+        if state.ring.last != before {
             self.touched |= touched::PUSHED;
         }
-        match refused {
-            None => Ok(Submit::Queued(last)),
-            Some(Push::Unsupported) => Err(Unconfirmable::Engine),
-            Some(_) => Ok(Submit::Full),
+        answer
+    }
+}
+
+/// Queues a read-back of each window that was written.
+fn read_back<E: Engine>(engine: &mut E, ring: &mut Ring, desk: &Desk<'_>) -> Result<Submit, Unconfirmable> {
+    if ring.is_lost() {
+        return Err(Unconfirmable::Revoked);
+    }
+    let proves = ring.oldest - 1;
+    let targets: Vec<Target> = match ring.names().dirty() {
+        Some(windows) => {
+            let live = |region| desk.window(region).ok_or(Unconfirmable::Revoked);
+            windows.into_iter().map(live).collect::<Result<_, _>>()?
         }
+        // Too many to remember: every window there is may be one.
+        None => desk.windows().ok_or(Unconfirmable::Windows)?,
+    };
+    if targets.is_empty() {
+        ring.confirmed = ring.confirmed.max(proves);
+        return Ok(Submit::Queued(Ticket(0)));
+    }
+    if ring.room() < targets.len() as u64 {
+        return Ok(Submit::Full);
+    }
+    ring.tally.interrupt(ring.last);
+    let (mut pushed, mut refused, before) = (0, None, ring.last);
+    for window in &targets {
+        let read_back = Operation::ReadBack { window: *window };
+        let (names, index) = (Names::in_flight(window.region, NO_REGION), ring.index(ring.last + 1));
+        // SAFETY: 1. the window is live under this pin (I1, C1), and the ring names it until the read-back has ended:
+        // a drain waits for that before it lets it go.
+        let push = || unsafe { engine.push(index, &read_back) };
+        match named(ring, before, std::iter::once(names), push) {
+            Push::Taken => ring.accept(Names::member(names), 0),
+            refusal => {
+                refused = Some(refusal);
+                break;
+            }
+        };
+        pushed += 1;
+    }
+    if pushed > 0 {
+        // What did not fit whole proves nothing, and is nobody's to hear of.
+        let confirm = Kind::Confirm { proves, soilings: ring.soilings };
+        let kind = if refused.is_some() { Kind::Silent } else { confirm };
+        ring.group(pushed, pushed, kind, 0, Status::Done);
+    }
+    // What is written from now on soils anew, and keeps this confirm from calling its window clean.
+    ring.soiled = NO_REGION;
+    let last = Ticket(ring.last);
+    match refused {
+        None => Ok(Submit::Queued(last)),
+        Some(Push::Unsupported) => Err(Unconfirmable::Engine),
+        Some(_) => Ok(Submit::Full),
     }
 }

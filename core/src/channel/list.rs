@@ -1,5 +1,6 @@
 //! Lists: bytes of several places as one operation, by the engine's own scatter-gather or as plain operations.
 
+use super::fuse::{fused_by_owner, named};
 use super::group::Kind;
 use super::submit::Desk;
 use super::tally::touched;
@@ -18,13 +19,13 @@ impl<E: Engine> Pinned<'_, E> {
     pub fn submit_list(&mut self, list: &OpList) -> Submit {
         let open = self.is_open();
         let (state, desk, operands) = self.split_all();
-        let answer = match state.engine.as_mut().filter(|_| open) {
+        let answer = fused_by_owner(state, desk.meta, |state| match state.engine.as_mut().filter(|_| open) {
             None => desk.refuse(false),
             Some(engine) => match resolve::<E>(&desk, list, state.ring.depth, operands) {
                 Err(answer) => answer,
                 Ok(sides) => queue(engine, &mut state.ring, list, sides),
             },
-        };
+        });
         match answer {
             Submit::Queued(_) => {
                 self.touched |= touched::PUSHED;
@@ -70,17 +71,19 @@ fn queue<E: Engine>(
     list: &OpList,
     (from, to): (&[Target], &[Target]),
 ) -> Submit {
-    let (entries, before) = (named(from, to).count() as u64, ring.last);
+    let (entries, before) = (words(from, to).count() as u64, ring.last);
     if ring.room() < entries {
         return Submit::Full;
     }
+    let index = ring.index(before + entries);
     let whole = ListOperation { kind: list.kind, from, to, at: list.at, len: list.len };
     // SAFETY: 1. `resolve` found every piece live, in reach and in bounds under this pin (I1, C1), and the ring names all
     // their regions until the list has ended: a drain waits for that before it lets them go.
-    match unsafe { engine.push_list(ring.index(before + entries), &whole) } {
+    let push = || unsafe { engine.push_list(index, &whole) };
+    match named(ring, before, words(from, to), push) {
         Push::Taken => {
             ring.tally.interrupt(before);
-            for names in named(from, to) {
+            for names in words(from, to) {
                 let _ = ring.accept(Names::member(names), 0);
             }
             ring.group(entries, 1, Kind::Whole, list.cookie, Status::Done);
@@ -116,10 +119,12 @@ fn queue_pieces<E: Engine>(
         room if room < pieces => return Err(Submit::Full),
         _ => ring.tally.interrupt(ring.last),
     }
-    let (mut pushed, mut worst) = (0, Status::Done);
+    let (mut pushed, mut worst, before) = (0, Status::Done, ring.last);
     for (operation, names) in Pieces::of(whole) {
+        let index = ring.index(ring.last + 1);
         // SAFETY: 1. a part of targets that `resolve` checked under this pin (I1, C1), named by the ring until it ended.
-        worst = match unsafe { engine.push(ring.index(ring.last + 1), &operation) } {
+        let push = || unsafe { engine.push(index, &operation) };
+        worst = match named(ring, before, std::iter::once(names), push) {
             Push::Taken => {
                 let _ = ring.accept(Names::member(names), 0);
                 pushed += 1;
@@ -138,7 +143,7 @@ fn queue_pieces<E: Engine>(
 }
 
 /// The regions of a list as words of entries, two each; neighbours of one region count once.
-fn named<'a>(from: &'a [Target], to: &'a [Target]) -> impl Iterator<Item = u64> + 'a {
+fn words<'a>(from: &'a [Target], to: &'a [Target]) -> impl Iterator<Item = u64> + Clone + 'a {
     let mut all = from.iter().chain(to).map(|target| target.region).peekable();
     let mut next = move || {
         let region = all.next()?;

@@ -40,7 +40,7 @@ use crate::sync::{AtomicU64, Cell, Ordering, cell_mut, mutated, order};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Bits of the owner word.
 pub(crate) mod owner {
@@ -111,6 +111,8 @@ pub(crate) struct Meta {
     pub(crate) domain: u64,
     /// Code of the cause why it is closing or closed.
     pub(crate) cause: AtomicU64,
+    /// Weak: the fabric has the channel.
+    fabric: Weak<Shared>,
 }
 
 impl Meta {
@@ -122,6 +124,15 @@ impl Meta {
     pub(crate) fn blame(&self, why: Cause) {
         let _ = self.cause.compare_exchange(0, why as u64, Ordering::Relaxed, Ordering::Relaxed);
     }
+
+    /// Its engine panicked in a section of the owner: closes it, in the background. What is in flight ends there.
+    #[cold]
+    #[inline(never)]
+    fn close_broken(&self) {
+        let Some(fabric) = self.fabric.upgrade() else { return };
+        let itself = fabric.find_channel(|channel| std::ptr::eq(channel.meta(), self));
+        itself.inspect(|channel| fabric.close_later(channel, Cause::Panicked));
+    }
 }
 
 /// State behind the owner word.
@@ -129,7 +140,7 @@ pub(crate) struct State<E> {
     /// `None` once closed, or once it panicked: then the owner word has `CLOSED`, or is about to get it.
     pub(crate) engine: Option<E>,
     /// The engine, if it panicked.
-    broken: Option<fuse::Broken<E>>,
+    broken: Option<Box<fuse::Broken<E>>>,
     pub(crate) ring: Ring,
 }
 
@@ -228,6 +239,7 @@ impl<E: Engine> Channel<E> {
                 gate: seat.gate,
                 domain: u64::from(seat.domain.0) << word::DOMAIN_SHIFT & word::DOMAIN,
                 cause: AtomicU64::new(0),
+                fabric: Arc::downgrade(fabric),
             },
             state: Cell::new(State { engine: Some(engine), broken: None, ring }),
         });

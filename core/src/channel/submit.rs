@@ -1,5 +1,6 @@
 //! Inside a section: submit, poll, ring.
 
+use super::fuse::{fused_by_owner, named, put_aside};
 use super::tally::touched;
 use super::{Core, Counters, Meta, Rule, Rules, State, owner};
 use crate::engine::{AddressSpace, Engine, Operation, Push, Sink, Target};
@@ -123,10 +124,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
     fn try_submit(&mut self, op: &Op) -> Submit {
         let (open, epoch) = (self.is_open(), self.epoch);
         let (state, desk) = self.split();
-        let ring = &mut state.ring;
-        let Some(engine) = state.engine.as_mut().filter(|_| open && ring.in_flight() < ring.depth) else {
+        if state.engine.is_none() || !open || state.ring.in_flight() >= state.ring.depth {
             return desk.refuse(open);
-        };
+        }
         let (from, to) = ((op.names >> 32) as u32, op.names as u32);
         let operation = match op.kind {
             OpKind::Copy => {
@@ -153,9 +153,16 @@ impl<'a, E: Engine> Pinned<'a, E> {
             },
             OpKind::Fence => Operation::Fence,
         };
-        // SAFETY: 1. `check` found the operands live, in reach and in bounds under this pin (I1, C1), and the ring names
-        // their regions until the operation has ended: a drain waits for that before it lets them go.
-        match unsafe { engine.push(ring.index(ring.last + 1), &operation) } {
+        let pushed = fused_by_owner(state, desk.meta, |state| {
+            let (Some(engine), ring) = (state.engine.as_mut(), &mut state.ring) else { return Push::Full };
+            let (before, index) = (ring.last, ring.index(ring.last + 1));
+            // SAFETY: 1. `check` found the operands live, in reach and in bounds under this pin (I1, C1), and the ring names
+            // their regions until the operation has ended: a drain waits for that before it lets them go.
+            let push = || unsafe { engine.push(index, &operation) };
+            named(ring, before, std::iter::once(op.names), push)
+        });
+        let ring = &mut state.ring;
+        match pushed {
             Push::Taken => {}
             Push::Full => return Submit::Full,
             Push::Unsupported => return Submit::Denied(Flow::Unsupported),
@@ -181,6 +188,9 @@ impl<'a, E: Engine> Pinned<'a, E> {
             let epoch = &self.fabric.epoch;
             epoch.leave(self.line, epoch.enter(self.line, false));
         }
+        // Not a fuse: what it keeps for the way of a panic costs two instructions for each completion here.
+        let before = self.touched;
+        self.touched |= touched::RETIRING;
         let (state, _) = self.split();
         let mut n = 0;
         if state.ring.has_leftovers() {
@@ -196,7 +206,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
             n = all;
         }
         state.ring.tally.polled(n);
-        self.touched |= touched::POLLED;
+        self.touched = before | touched::POLLED;
         n
     }
 
@@ -218,10 +228,26 @@ impl<'a, E: Engine> Pinned<'a, E> {
 impl<E: Engine> Drop for Pinned<'_, E> {
     #[inline(always)]
     fn drop(&mut self) {
+        // Also if the doorbell panics.
+        let leave = Leave { line: self.line, fabric: self.fabric, epoch: self.epoch };
         if self.touched != 0 {
-            let touched = self.touched;
-            end(self.split().0, touched);
+            let (touched, meta) = (self.touched, &self.core.meta);
+            end(self.split().0, touched, meta);
         }
+        drop(leave);
+    }
+}
+
+/// Leaves the section when it is dropped.
+struct Leave<'a> {
+    line: &'a Line,
+    fabric: &'a Shared,
+    epoch: u64,
+}
+
+impl Drop for Leave<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
         if !cfg!(tidegate_unchecked) {
             self.fabric.epoch.leave(self.line, self.epoch);
         }
@@ -230,13 +256,24 @@ impl<E: Engine> Drop for Pinned<'_, E> {
 
 /// The end of a section that did something. Out of line, so that one that did nothing is two stores.
 #[inline(never)]
-fn end<E: Engine>(state: &mut State<E>, touched: u8) {
+fn end<E: Engine>(state: &mut State<E>, touched: u8, meta: &Meta) {
+    if touched >= touched::RETIRING {
+        return retired_badly(state, touched, meta);
+    }
     if touched & touched::PUSHED != 0 {
-        if let Some(engine) = state.engine.as_mut() {
-            engine.doorbell();
-        }
+        fused_by_owner(state, meta, |state| state.engine.as_mut().map(Engine::doorbell));
     }
     state.ring.tally.publish(touched, state.ring.last);
+}
+
+/// A poll did not come to its end: the engine panicked in it.
+#[cold]
+#[inline(never)]
+fn retired_badly<E: Engine>(state: &mut State<E>, touched: u8, meta: &Meta) {
+    put_aside(state);
+    state.ring.advance();
+    state.ring.tally.publish(touched, state.ring.last);
+    meta.close_broken();
 }
 
 /// What operations are checked by.
@@ -244,7 +281,7 @@ fn end<E: Engine>(state: &mut State<E>, touched: u8) {
 pub(super) struct Desk<'a> {
     line: &'a Line,
     fabric: &'a Shared,
-    meta: &'a Meta,
+    pub(super) meta: &'a Meta,
     pub(super) rules: &'a Rules,
 }
 

@@ -201,7 +201,7 @@ unsafe impl<E: Engine> Erased for Core<E> {
         unsafe {
             self.with(|state| {
                 let engine = state.engine.take().map(|engine| Box::new(engine) as Box<dyn Kept>);
-                engine.or_else(|| state.broken.take().map(|engine| Box::new(engine) as Box<dyn Kept>))
+                engine.or_else(|| state.broken.take().map(|engine| engine as Box<dyn Kept>))
             })
         }
     }

@@ -161,6 +161,8 @@ pub(super) mod touched {
     pub(crate) const PUSHED: u8 = 1;
     pub(crate) const POLLED: u8 = 2;
     pub(crate) const REFUSED: u8 = 4;
+    /// A poll began and has not ended.
+    pub(crate) const RETIRING: u8 = 8;
 }
 
 /// Operations in a row on the same regions, over any number of sections.

@@ -157,9 +157,9 @@ pub enum Flush {
 /// section, or a revoker that seized the channel.
 ///
 /// None may block, allocate on `push`, `doorbell` or `retire`, or panic. `push` and `retire` are hot. An engine that panics
-/// in the hands of a revoker is called no more: its channel closes ([`crate::Cause::Panicked`]), what is in flight ends as
-/// withdrawn, and it is kept, with all that its device may touch, until that is proved stopped by its
-/// [`crate::drain::Initiator`].
+/// is called no more: its channel closes ([`crate::Cause::Panicked`]), what is in flight ends as withdrawn, and it is kept,
+/// with all that its device may touch, until that is proved stopped by its [`crate::drain::Initiator`]. In a section the
+/// owner gets the panic; a revoker reports it.
 ///
 /// # Safety
 /// 1. Descriptors name only addresses inside the operands given to `push` and `push_list`, or memory the engine owns.

@@ -2,19 +2,25 @@
 #![expect(unsafe_code, reason = "an engine around the scripted one, with its safety")]
 
 use crate::common::{CANCEL, Dev, Mock, World, poll};
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tidegate_core::drain::{HeldWhy, Outcome, Report};
 use tidegate_core::engine::{
     AddressSpace, Cancel, Engine, Flush, ListOperation, Operation, Push, Sink, Target,
 };
-use tidegate_core::{Cause, Channel, Completion, Op, Region, Shared, Status, Submit};
+use tidegate_core::{Cause, Channel, Completion, Op, OpList, Region, Shared, Status, Submit};
 
 /// In which call the engine panics, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum In {
+    Push,
+    PushList,
+    /// The second of a list's.
+    Piece,
     Doorbell,
+    Retire,
     Reap,
     Cancel,
     Resume,
@@ -54,14 +60,21 @@ unsafe impl<const CONFIRMS: bool> Engine for Faulty<CONFIRMS> {
         // SAFETY: 1. the caller's promise is handed on.
         let answer = unsafe { self.engine().push(index, op) };
         // With its descriptor written.
-        if matches!(op, Operation::ReadBack { .. }) {
-            self.meet(In::ReadBack);
-        }
+        self.meet(match op {
+            Operation::ReadBack { .. } => In::ReadBack,
+            Operation::Read { at: 8, .. } => In::Piece,
+            _ => In::Push,
+        });
         answer
     }
     unsafe fn push_list(&mut self, index: u32, op: &ListOperation<'_>) -> Push {
         // SAFETY: 1. the caller's promise is handed on.
-        unsafe { self.engine().push_list(index, op) }
+        let answer = unsafe { self.engine().push_list(index, op) };
+        self.meet(In::PushList);
+        answer
+    }
+    fn splits(&self, _: u64, _: u64) -> bool {
+        true
     }
     fn doorbell(&mut self) {
         self.engine().doorbell();
@@ -69,6 +82,7 @@ unsafe impl<const CONFIRMS: bool> Engine for Faulty<CONFIRMS> {
     }
     fn retire(&mut self, sink: &mut Sink<'_>) {
         self.engine().retire(sink);
+        self.meet(In::Retire);
     }
     fn reap(&mut self, sink: &mut Sink<'_>) {
         self.engine().retire(sink);
@@ -283,4 +297,53 @@ fn a_broken_engine_is_not_believed_and_not_called() {
     rig.world.initiator.stopped.store(true, Ordering::SeqCst);
     assert_eq!(rig.world.fabric.release(&rig.world.nic), 2);
     assert!(rig.bug.lock().unwrap().is_none(), "it did");
+}
+
+/// In a section the owner hears of the panic itself. What it had in flight ends all the same, and so does what it was at.
+#[test]
+fn an_engine_that_panics_in_its_owners_section_is_dead_too() {
+    for at in [In::Push, In::PushList, In::Piece, In::Doorbell, In::Retire, In::ReadBack] {
+        let mut rig: Rig = Rig::new();
+        let (region, window) = (rig.world.host("r"), rig.world.window("w"));
+        rig.write(&region, 7);
+        rig.write(&window, 8);
+        for dev in [&rig.dev, &rig.other] {
+            dev.complete(1, tidegate_core::engine::Outcome::Done);
+            dev.set(|s| s.takes_lists = at == In::PushList);
+        }
+        rig.arm(at);
+        let (op, pieces) =
+            (Op::fill(region.span(), 1), [region.handle().span(0..8), region.handle().span(8..24)]);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let mut section = rig.bad.pin().unwrap();
+            match at {
+                In::PushList | In::Piece => drop(section.submit_list(&OpList::read(0, &pieces))),
+                In::Retire => drop(section.poll(&mut [Completion::EMPTY; 4])),
+                In::ReadBack => drop(section.confirm()),
+                _ => drop(section.submit(op)),
+            }
+        }));
+        assert!(panicked.is_err(), "{at:?}");
+        // Of the section too: a revoke does not wait for it.
+        assert_eq!(rig.world.fabric.synchronize(Duration::from_secs(60)), Ok(()), "{at:?}");
+        assert_eq!(rig.bad.closed(), Some(Cause::Panicked), "{at:?}: at once");
+        while rig.world.fabric.turn() {}
+        // What was written in the middle may still run.
+        assert!(!region.revoke(Cause::User, CANCEL).wait().unwrap().is_clean(), "{at:?}");
+        let mut all = ended(&poll(&mut rig.bad));
+        all.retain(|(cookie, _)| *cookie != 0);
+        all.sort_unstable_by_key(|(cookie, _)| *cookie);
+        if at == In::Retire {
+            // What a poll had reported before it panicked went with it.
+            assert_eq!(all, [(7, Status::Aborted)]);
+        } else {
+            assert_eq!(all, [(7, Status::Aborted), (8, Status::Aborted)], "{at:?}");
+            let counted = rig.bad.counters();
+            let now = counted.done + counted.revoked + counted.aborted;
+            assert_eq!(counted.submitted, now, "{at:?}: {counted:?}");
+        }
+        poll(&mut rig.good);
+        drop((region, window));
+        rig.and_all_else_lives(at);
+    }
 }
