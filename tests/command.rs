@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 fn tidegate(arguments: &str) -> Output {
@@ -70,6 +70,27 @@ fn a_tdisp_message_is_printed_as_json_and_made_of_it_again() {
     let refused = tidegate("tdisp decode 0110830000");
     assert_eq!(code(&refused), 1);
     assert!(refused.stdout.is_empty() && !refused.stderr.is_empty());
+}
+
+#[test]
+fn the_tdisp_responder_answers_each_line_before_it_reads_the_next() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let command = command.args(["tdisp", "responder"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut requests = child.stdin.take().unwrap();
+    let mut responses = BufReader::new(child.stdout.take().unwrap());
+    for (request, response) in [
+        ("10810000000100000000000000000000", "100100000001000000000000000000000110\n"),
+        ("!flr\n10850000000100000000000000000000", "1005000000010000000000000000000000\n"),
+        ("10", "-\n"),
+    ] {
+        writeln!(requests, "{request}").unwrap();
+        let mut line = String::new();
+        responses.read_line(&mut line).unwrap();
+        assert_eq!(line, response, "{request}");
+    }
+    drop(requests);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

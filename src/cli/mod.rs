@@ -127,6 +127,7 @@ mod tests {
             &["vfio", "give"],
             &["tdisp", "decode"],
             &["tdisp", "encode"],
+            &["tdisp", "responder"],
         ] {
             let help = help(&mut command, path);
             assert!(help.contains("Changes") && help.contains("Next"), "{path:?}: {help}");

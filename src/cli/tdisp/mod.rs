@@ -6,6 +6,7 @@ mod hex;
 mod ide_km;
 mod layer;
 mod message;
+mod responder;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use hex::Hex;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 
-/// Shows messages of TDISP and IDE_KM, and writes them.
+/// Shows messages of TDISP and IDE_KM, writes them, and speaks TDISP as a device does.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -50,6 +51,14 @@ enum Verb {
     ///
     /// Changes nothing. Next: `tidegate tdisp decode` shows what the bytes say.
     Encode,
+    /// Answers TDISP on a pipe, as a device does: one message in hex a line on stdin, its response a line on stdout.
+    ///
+    /// `-` stands where there is no response. The device has one TDI, in CONFIG_UNLOCKED; nothing of it is ever in flight. The lines
+    /// `!flr`, `!mse-clear`, `!bme-clear`, `!ide-fail` and `!session-end` make that event happen and are answered by no line; messages
+    /// after `!session-end` come through a new session. A line that is neither a message nor an event ends it with exit code 1.
+    ///
+    /// Changes nothing. Next: `tidegate tdisp decode` shows what the responses say.
+    Responder(responder::Arguments),
 }
 
 pub(crate) fn run(
@@ -82,6 +91,7 @@ pub(crate) fn run(
                 }
             }
         }
+        Verb::Responder(arguments) => return responder::run(arguments, input, out, complaints),
     }
     Ok(Ended::Well)
 }

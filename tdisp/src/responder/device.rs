@@ -144,3 +144,17 @@ impl<F: FnMut(&mut [u8]) -> Result<(), NoEntropy>> Entropy for F {
         self(out)
     }
 }
+
+/// The operating system's source of random numbers: `/dev/urandom`, opened and read anew each time.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+#[cfg(feature = "std")]
+impl Entropy for SystemEntropy {
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        use std::io::Read;
+        let mut source = std::fs::File::open("/dev/urandom").map_err(|_| NoEntropy)?;
+        source.read_exact(out).map_err(|_| NoEntropy)
+    }
+}

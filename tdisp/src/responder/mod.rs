@@ -53,6 +53,8 @@ mod vendor;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+#[cfg(feature = "std")]
+pub use device::SystemEntropy;
 pub use device::{Device, Entropy, Ide, NoEntropy, Objection, Scrub, VendorRefusal};
 use intake::Waiting;
 pub use intake::{Answered, Ticket};

@@ -2,12 +2,11 @@
 
 use crate::report::{BarWindow, InterfaceReport, MmioRange, RangeFlags};
 use crate::requester::{Transport, TransportError};
-use crate::responder::{Device, Effect, NoEntropy, Responder, Scrub, Settings};
+use crate::responder::{Device, Effect, Responder, Scrub, Settings, SystemEntropy};
 use crate::state::State;
 use crate::state::event::{DeviceEvent, Event, FunctionEvent, SessionId, StreamEvent};
 use crate::wire::{FunctionId, LockFlags};
 use std::fmt;
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_core::tdi::{BarSizes, Event as HostEvent, Model, PageTag, TaggedRange, TdiState, TrustDomain};
 
@@ -15,7 +14,7 @@ use tidegate_core::tdi::{BarSizes, Event as HostEvent, Model, PageTag, TaggedRan
 const PAGE: u64 = 4096;
 /// The one session of an in-process TSM.
 const SESSION: SessionId = SessionId(1);
-type Dsm = Responder<Modelled, fn(&mut [u8]) -> Result<(), NoEntropy>>;
+type Dsm = Responder<Modelled, SystemEntropy>;
 
 type Between = dyn FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Result<Vec<u8>, TransportError> + Send;
 
@@ -89,11 +88,6 @@ pub(super) fn bar_windows(sizes: &BarSizes) -> Vec<BarWindow> {
     bars.map(|(len, bar)| BarWindow { bar, base: bar_base(bar), len: whole(len) }).collect()
 }
 
-fn urandom(out: &mut [u8]) -> Result<(), NoEntropy> {
-    let mut source = std::fs::File::open("/dev/urandom").map_err(|_| NoEntropy)?;
-    source.read_exact(out).map_err(|_| NoEntropy)
-}
-
 impl SoftDsm {
     /// A DSM for the function, which tells `model` what state its TDI is in. `layout` is what the interface report
     /// will say: page-aligned pieces of BARs in ascending order.
@@ -101,8 +95,7 @@ impl SoftDsm {
     /// The model is called while the DSM is locked, so that it sees the states in their order: it must not call back.
     pub fn new(function_id: u32, model: Arc<dyn Model>, layout: Vec<TaggedRange>) -> SoftDsm {
         let function = FunctionId::from_bits(function_id);
-        let entropy: fn(&mut [u8]) -> Result<(), NoEntropy> = urandom;
-        let mut dsm = Responder::new(Settings::default(), Modelled { model, layout }, entropy);
+        let mut dsm = Responder::new(Settings::default(), Modelled { model, layout }, SystemEntropy);
         // A new responder has no TDI yet, so the place is free.
         let added = dsm.add(function, None);
         debug_assert_eq!(added, Ok(()));
