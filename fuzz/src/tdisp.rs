@@ -50,6 +50,7 @@ pub(crate) const TARGETS: Group = &[
     ("unbind_p2p_stream_request", message!(UnbindP2pRequest)),
     ("set_mmio_attribute_request", message!(SetMmioAttribute)),
     ("vdm_request", message!(VdmRequest)),
+    #[cfg(feature = "set-config")]
     ("set_tdisp_config_request", message!(SetConfig)),
     ("tdisp_version", message!(VersionResponse)),
     ("tdisp_capabilities", message!(Capabilities, 38, 39, 40)),
@@ -62,6 +63,7 @@ pub(crate) const TARGETS: Group = &[
     ("unbind_p2p_stream_response", message!(UnbindP2pResponse)),
     ("set_mmio_attribute_response", message!(SetMmioAttributeResponse)),
     ("vdm_response", message!(VdmResponse)),
+    #[cfg(feature = "set-config")]
     ("set_tdisp_config_response", message!(SetConfigResponse)),
     ("tdisp_error", |input| {
         if let Ok(error) = ErrorResponse::parse(&with(input, 1, ErrorResponse::CODE)) {

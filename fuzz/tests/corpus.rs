@@ -28,6 +28,8 @@ fn every_target_holds_on_its_corpus_which_has_a_message_that_is_taken_and_one_th
 fn each_file_of_the_corpus_has_a_target() {
     let names: BTreeSet<_> = targets().map(|target| format!("{}.txt", target.name)).collect();
     let files = fs::read_dir(corpus()).unwrap();
-    let files: BTreeSet<_> = files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let there = |file: &String| cfg!(feature = "set-config") || !file.starts_with("set_tdisp_config");
+    let files: BTreeSet<_> = files.filter(there).collect();
     assert_eq!(files, names);
 }
