@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::Instant;
 use tidegate::core::drain::{Phase, Progress, Report};
-use tidegate::core::{Cause, FlowsTo, Handle, Quiesced, RegionTag, Shared};
+use tidegate::core::{Cause, Deadline, FlowsTo, Handle, Quiesced, RegionTag, Shared};
 use tidegate::p2p::device::Written;
 use tidegate::p2p::{Backend, Device, Import};
 use tidegate::tdisp::tdi::{Provider, Tdi};
@@ -46,10 +46,14 @@ pub struct Interruption {
     pub quiesce_us: u64,
     /// A stranger found the negative before it, and the picture after the rest of the stream.
     pub identical: bool,
+    /// So did whoever looks at the screen, if there is one.
+    pub screen: Option<bool>,
+    /// Mappings of the target's BAR that this process had while it streamed.
+    pub mapped: u64,
 }
 
 impl Interruption {
-    fn of(what: &'static str, held: u64, report: &Report) -> Interruption {
+    pub fn of(what: &'static str, held: u64, report: &Report) -> Interruption {
         Interruption {
             what,
             held,
@@ -59,12 +63,18 @@ impl Interruption {
             failed: report.failed,
             quiesce_us: u64::try_from(report.total().as_micros()).unwrap_or(u64::MAX),
             identical: false,
+            screen: None,
+            mapped: 0,
         }
     }
 
-    /// Something was in flight, each descriptor had one end, and the bytes are right.
+    /// Something was in flight, each descriptor had one end, the bytes are right, and no CPU could have put them there.
     pub fn holds(&self) -> bool {
-        self.held > 0 && self.in_flight == self.drained + self.revoked + self.failed && self.identical
+        self.held > 0
+            && self.in_flight == self.drained + self.revoked + self.failed
+            && self.identical
+            && self.screen != Some(false)
+            && self.mapped == 0
     }
 }
 
@@ -91,6 +101,7 @@ pub fn play<R: Rig>(
     let export = target.export(rig.bar(), 0..bytes)?;
     let private = domain.import_private(&export, &provider.link(&source_run, &target_run)?)?;
     told.say(format!("{} streams into private memory of {}", source.address(), target.address()));
+    rig.show()?;
     let mut teller = Teller { rig, frames, told, interruptions: Vec::new() };
 
     let window = teller.interrupted(private, "unbind", recovered, |begun, told| {
@@ -127,7 +138,7 @@ pub fn play<R: Rig>(
         },
     )?;
     teller.interrupted(window, "memory_decoding", recovered, |begun, told| {
-        let quiet = toggle(rig)?;
+        let quiet = toggle(target, BY, || rig.hold(false))?;
         let report = begun.quiesced("target", &quiet, told);
         told.say("memory decoding was switched off and on");
         quiet.restore();
@@ -174,19 +185,25 @@ impl<R: Rig> Teller<'_, R> {
         let blank = Plan::new(of.clone(), COARSE * self.rig.chunk());
         self.leg("negative", |rig| stream(rig, &blank, window))?;
         blank.completed(self.rig)?;
-        let was_other = self.shows(negative);
+        let was_other = (self.finds(negative), self.screen(1));
 
         let (of, picture) = &self.frames.picture;
         let plan = Plan::new(of.clone(), self.rig.chunk());
         let mut interruption = self.half(&plan, window, what, interrupt)?;
         let import = after(import, self.told)?;
+        self.rig.show()?;
         plan.resume();
         self.leg("the rest of the picture", |rig| stream::<R, Shared>(rig, &plan, import.region().handle()))?;
         plan.completed(self.rig)?;
-        interruption.identical = was_other && self.shows(picture);
-        self.told.say(match interruption.identical {
-            true => "the rest arrived and is confirmed; a stranger finds the picture",
-            false => "a stranger finds OTHER BYTES",
+        interruption.identical = was_other.0 && self.finds(picture);
+        interruption.screen = self.screen(0).map(|same| same && was_other.1 == Some(true));
+        self.told.say(match (interruption.identical, interruption.screen) {
+            (true, None) => "the rest arrived and is confirmed; a stranger finds the picture",
+            (true, Some(true)) => {
+                "the rest arrived and is confirmed; a stranger finds the picture, and the screen shows it"
+            }
+            (true, Some(false)) => "the screen shows SOMETHING ELSE",
+            (false, _) => "a stranger finds OTHER BYTES",
         });
         self.interruptions.push(interruption);
         Ok(import)
@@ -208,10 +225,12 @@ impl<R: Rig> Teller<'_, R> {
         thread::scope(|scope| {
             let from = Instant::now();
             let poller = scope.spawn(|| (stream(rig, plan, window), Instant::now()));
+            let mut mapped = mappings(rig);
             let made = plan.wait_until_held(rig, &poller).and_then(|()| {
                 let begun = Begun { what, held: rig.target().gate().in_flight(), when: Instant::now() };
                 interrupt(&begun, told).map(|report| Interruption::of(what, begun.held, &report))
             });
+            mapped += mappings(rig);
             rig.hold(false);
             plan.stop();
             if made.is_err() {
@@ -220,7 +239,7 @@ impl<R: Rig> Teller<'_, R> {
             }
             let (streamed, to) = poller.join().map_err(|_| StoryError::Poller)?;
             told.span(Track::Stream, "the picture, until it is interrupted", from, to);
-            let made = made?;
+            let made = Interruption { mapped, ..made? };
             told.say(format!("the stream stopped: {} of {} chunks confirmed", streamed?, plan.chunks()));
             Ok(made)
         })
@@ -239,12 +258,28 @@ impl<R: Rig> Teller<'_, R> {
     }
 
     /// Does a reader that uses nothing of the library find these bytes?
-    fn shows(&self, bytes: &[u8]) -> bool {
+    fn finds(&self, bytes: &[u8]) -> bool {
         crate::outside(&self.rig.outside(), bytes.len()) == Some(crate::hex(bytes))
+    }
+
+    /// Does the screen show this pass?
+    fn screen(&mut self, pass: u8) -> Option<bool> {
+        let same = self.rig.screen(pass)?;
+        if let Err(why) = &same {
+            self.told.say(format!("the screen is wrong: {why}"));
+        }
+        Some(same.is_ok())
     }
 }
 
-fn recovered<B: Backend, T: RegionTag>(
+/// Of the target's BAR, in this process.
+fn mappings<R: Rig>(rig: &R) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines().filter(|line| rig.is_mapping(line)).count() as u64
+}
+
+/// Brings a window back after its device was quiesced, shared.
+pub fn recovered<B: Backend, T: RegionTag>(
     import: Import<B, T>,
     told: &mut Timeline,
 ) -> Result<Import<B, Shared>, StoryError> {
@@ -261,21 +296,25 @@ fn quiesce<R: Rig>(rig: &R, device: &Device<R::B>, why: Cause) -> Result<Quiesce
     Ok(quiesce.wait()?)
 }
 
-/// Memory decoding off and on again, by writes of config space that go through the intercept.
-fn toggle<R: Rig>(rig: &R) -> Result<Quiesced, StoryError> {
-    let target = rig.target();
-    let command = target.config_read(COMMAND, 2)?;
+/// Memory decoding off and on again, by writes of config space that go through the intercept. `closed` is called once the
+/// device's gate is closed.
+pub fn toggle<B: Backend>(
+    device: &Device<B>,
+    by: Deadline,
+    closed: impl FnOnce(),
+) -> Result<Quiesced, StoryError> {
+    let command = device.config_read(COMMAND, 2)?;
     let written = thread::scope(|scope| {
-        let write = scope.spawn(|| target.config_write(COMMAND, 2, command & !MEMORY_DECODING, BY));
-        while target.gate().check().is_ok() && !write.is_finished() {
+        let write = scope.spawn(|| device.config_write(COMMAND, 2, command & !MEMORY_DECODING, by));
+        while device.gate().check().is_ok() && !write.is_finished() {
             thread::yield_now();
         }
-        rig.hold(false);
+        closed();
         write.join()
     });
     let Written::Intercepted { quiesced, .. } = written.map_err(|_| StoryError::Poller)?? else {
         return Err(StoryError::Reset("the intercept let a write of the command register pass".to_owned()));
     };
-    target.config_write(COMMAND, 2, command, BY)?;
+    device.config_write(COMMAND, 2, command, by)?;
     Ok(quiesced)
 }

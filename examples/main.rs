@@ -1,8 +1,11 @@
 //! `unbind [FILE]`: a file streams into a GPU by peer-to-peer DMA, the GPU is unbound in the middle of it, and the
-//! rest follows in shared mode. See `unbind.rs` for the story itself. `nvme-gpu`: see `nvme_gpu.rs`.
+//! rest follows in shared mode. See `unbind.rs` for the story itself. `nvme-gpu`: see `nvme_gpu.rs`; `gpu-nic`: see `gpu_nic/`.
 
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
+mod command;
+mod display;
+mod gpu_nic;
 mod interruptions;
 mod nvme_gpu;
 mod nvme_rig;
@@ -24,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tidegate::core::Cause;
 use tidegate::core::tdi::TrustDomain;
+use tidegate::p2p::{Backend, Device};
 use tidegate::tdisp::platform::PlatformKind;
 use tidegate::tdisp::tdi::Provider;
 use timeline::{Line, Tale, Timeline};
@@ -63,11 +67,19 @@ enum Stage {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
-    // Wherever it stands among the options: `--json nvme-gpu` too. A file of that name is `./nvme-gpu`.
+    // Wherever it stands among the options: `--json nvme-gpu` too. A file of such a name is `./nvme-gpu`.
     let mut words: Vec<_> = std::env::args_os().collect();
-    if let Some(at) = words.iter().skip(1).position(|word| word == nvme_gpu::NAME) {
-        words.remove(at + 1);
-        return nvme_gpu::main(words);
+    type Story = fn(Vec<std::ffi::OsString>) -> ExitCode;
+    let stories: [(&str, Story); 3] = [
+        (nvme_gpu::NAME, nvme_gpu::main),
+        (gpu_nic::NAME, gpu_nic::main),
+        (gpu_nic::far_end::NAME, gpu_nic::far_end::main),
+    ];
+    for (name, story) in stories {
+        if let Some(at) = words.iter().skip(1).position(|word| word == name) {
+            words.remove(at + 1);
+            return story(words);
+        }
     }
     let args = Args::parse_from(words);
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -175,7 +187,8 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
     match args.backend {
         Stage::Soft => {
             let rig = SoftRig::new(data.clone(), interrupted.clone())?;
-            let tale = played(&rig, unbind::play(&rig, &data, &provider(), &mut told), &mut told)?;
+            let tale = unbind::play(&rig, &data, &provider(), &mut told);
+            let tale = played([rig.initiator(), rig.target()], tale, &mut told)?;
             let same = outside(&rig.outside(), data.len()) == Some(sha);
             told.say(if same {
                 "an outside reader finds the file in VRAM"
@@ -203,9 +216,13 @@ fn run(args: &Args, data: Vec<u8>, interrupted: &Arc<AtomicBool>) -> Result<Line
 }
 
 /// A story that ended early (SIGINT, an error) leaves quiet devices behind all the same.
-fn played<R: Rig, T>(rig: &R, result: Result<T, StoryError>, told: &mut Timeline) -> Result<T, StoryError> {
+fn played<B: Backend, T>(
+    devices: [&Device<B>; 2],
+    result: Result<T, StoryError>,
+    told: &mut Timeline,
+) -> Result<T, StoryError> {
     if result.is_err() {
-        for device in [rig.initiator(), rig.target()] {
+        for device in devices {
             match device.quiesce(Cause::User, unbind::BY).map(|quiesce| quiesce.wait()) {
                 Ok(Ok(quiet)) => told.quiesced(&device.address().to_string(), quiet.report()),
                 // Closed already, by the part of the story that was told.
@@ -227,7 +244,8 @@ fn vfio(
 ) -> Result<Line, StoryError> {
     let faults = vfio_rig::dmar_faults();
     let rig = VfioRig::new(data, target, !args.no_emulate_tsm, interrupted.clone())?;
-    let tale = played(&rig, unbind::play(&rig, data, provider, told), told)?;
+    let tale = unbind::play(&rig, data, provider, told);
+    let tale = played([rig.initiator(), rig.target()], tale, told)?;
     let same = outside(&rig.outside(), data.len()).as_deref() == Some(sha);
     told.say(if same {
         "an outside reader finds the file in the BAR"

@@ -1,11 +1,13 @@
 //! A stage of an NVMe controller whose namespace holds the data, and a target: a GPU's VRAM, or the memory buffer of another
 //! NVMe controller. On the soft fabric, and on the running kernel.
 
+use crate::display::{Display, Mapped};
 use crate::rig::{Rig, StoryError};
 use crate::soft_rig::soft_path;
 use crate::unbind::BY;
 use crate::vfio_rig::{bar_path, dmar_faults};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tidegate::core::tdi::{Host, Model, PageTag, TaggedRange};
@@ -69,6 +71,8 @@ struct OfBackend {
     hold: Box<dyn Fn(bool) + Send + Sync>,
     model: Box<dyn Fn(PciAddress) -> Arc<dyn Model> + Send + Sync>,
     violations: Box<dyn Fn() -> u64 + Send + Sync>,
+    is_mapping: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    display: Option<Display>,
 }
 
 impl NvmeRig<Soft> {
@@ -89,13 +93,21 @@ impl NvmeRig<Soft> {
             Goal::Cmb => OTHER,
         };
         let (holds, models, logs) = (soft.clone(), soft.clone(), soft.clone());
+        let outside = soft_path(&soft, target, goal.bar());
+        let inode =
+            soft.bar_file(target, goal.bar()).and_then(|file| file.metadata().ok()).map(|meta| meta.ino());
         let of_backend = OfBackend {
             // Not by holding back its completions on their way: reading a register would push them.
             hold: Box::new(move |on| holds.stall(NVME, on)),
             model: Box::new(move |at| models.model(at).unwrap_or_else(|| Arc::new(Unmodelled))),
             violations: Box::new(move || logs.violations().len() as u64 + logs.left_out()),
+            // Address, rights, offset, device, inode.
+            is_mapping: Box::new(move |line| {
+                let found = line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
+                found.is_some() && found == inode
+            }),
+            display: None,
         };
-        let outside = soft_path(&soft, target, goal.bar());
         let fabric = Fabric::builder().build()?;
         NvmeRig::new(&fabric, soft, (NVME, target), goal, outside, of_backend, interrupted)?.filled(data)
     }
@@ -108,7 +120,7 @@ impl NvmeRig<Vfio> {
         let vfio = Vfio::new()?;
         let number = |id: (u16, u16), n: usize| -> Result<PciAddress, StoryError> {
             vfio.by_id(id.0, id.1)?.get(n).copied().ok_or_else(|| {
-                StoryError::Reset(format!(
+                StoryError::Outside(format!(
                     "no device {:04x}:{:04x} number {n} here: see ci/vm demo",
                     id.0, id.1
                 ))
@@ -119,11 +131,15 @@ impl NvmeRig<Vfio> {
             Goal::Vram => number((0x1234, 0x1111), 0)?,
             Goal::Cmb => number(CONTROLLER, 1)?,
         };
+        let display = if goal == Goal::Vram { Some(Display::new(target)?) } else { None };
+        let mapped = Mapped::new(target, goal.bar())?;
         let of_backend = OfBackend {
             // ci/vm slows the drive down: some commands are in flight as long as there are any.
             hold: Box::new(|_| ()),
             model: Box::new(|_| Arc::new(Unmodelled)),
             violations: Box::new(move || dmar_faults().saturating_sub(faults)),
+            is_mapping: Box::new(move |line| mapped.is(line)),
+            display,
         };
         let fabric = Fabric::builder().emulate_tsm().build()?;
         let at = (number(CONTROLLER, 0)?, target);
@@ -229,6 +245,15 @@ impl<B: Backend> Rig for NvmeRig<B> {
     }
     fn hold(&self, on: bool) {
         (self.of_backend.hold)(on);
+    }
+    fn show(&self) -> Result<(), StoryError> {
+        self.of_backend.display.as_ref().map_or(Ok(()), Display::show)
+    }
+    fn screen(&self, pass: u8) -> Option<Result<(), String>> {
+        self.of_backend.display.as_ref().map(|display| display.screen(pass))
+    }
+    fn is_mapping(&self, line: &str) -> bool {
+        (self.of_backend.is_mapping)(line)
     }
     fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

@@ -47,6 +47,18 @@ pub trait Rig: Sync {
     fn resets(&self) -> bool {
         false
     }
+    /// Shows the target's memory, if it is a display's.
+    fn show(&self) -> Result<(), StoryError> {
+        Ok(())
+    }
+    /// What is wrong with what the screen shows, if there is a screen. An even `pass` is the picture, an odd one its negative.
+    fn screen(&self, _pass: u8) -> Option<Result<(), String>> {
+        None
+    }
+    /// Is that line of /proc/self/maps a mapping of the target's BAR?
+    fn is_mapping(&self, _line: &str) -> bool {
+        false
+    }
     /// Does the user want out (SIGINT)?
     fn interrupted(&self) -> bool;
 }
@@ -78,6 +90,19 @@ pub enum StoryError {
         /// Chunks there are.
         chunks: usize,
     },
+    /// The wire brought nothing more.
+    Silence {
+        /// The pass.
+        pass: u8,
+        /// Rows that are missing.
+        left: usize,
+    },
+    /// An operation was denied.
+    Denied(tidegate::core::Flow),
+    /// An operation that nothing revoked did not end well.
+    Ended(tidegate::core::Status),
+    /// Something outside of the library.
+    Outside(String),
     /// The polling thread ended early.
     Poller,
     /// SIGINT: quiesced, then left.
@@ -98,6 +123,10 @@ impl std::fmt::Display for StoryError {
             StoryError::Incomplete { confirmed, chunks } => {
                 write!(f, "only {confirmed} of {chunks} chunks arrived")
             }
+            StoryError::Silence { pass, left } => write!(f, "pass {pass}: {left} rows do not come"),
+            StoryError::Denied(flow) => write!(f, "submit was denied: {flow:?}"),
+            StoryError::Ended(status) => write!(f, "an operation ended with {status:?}"),
+            StoryError::Outside(why) => write!(f, "{why}"),
             StoryError::Poller => write!(f, "the polling thread ended early"),
             StoryError::Interrupted => write!(f, "interrupted; everything was quiesced first"),
         }

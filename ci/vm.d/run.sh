@@ -45,6 +45,16 @@ beside_end=(
     -device virtserialport,chardev=beside,name=tidegate.beside
 )
 
+# With the demo nvme-gpu: the NVMe controller's drive takes its time, so that commands are in flight whenever the stream is
+# interrupted, and there is a second controller, whose memory buffer is a target. Its drive holds nothing.
+# shellcheck disable=SC2034,SC2054
+nvme_demo=(
+    -set drive.disk.throttling.iops-total=250
+    -drive 'if=none,id=other,file.driver=null-co,file.size=1M,format=raw'
+    -device pcie-root-port,id=rp6,slot=6,chassis=6
+    -device nvme,bus=rp6,serial=other,drive=other,cmb_size_mb=16
+)
+
 # With --numa: two nodes, each with a CPU, half of the memory and a host bridge of its own with an edu behind it. MEMORY is half of the memory.
 # shellcheck disable=SC2054
 numa_machine=(

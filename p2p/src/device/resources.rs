@@ -56,7 +56,9 @@ pub enum DriverError {
         code: u16,
     },
     /// Another engine has the queue.
-    #[error("{at}: queue {queue} is taken")]
+    #[error(
+        "{at}: queue {queue} is taken, maybe by a channel that was dropped and is not down yet: Channel::close waits"
+    )]
     Taken {
         /// The function.
         at: PciAddress,

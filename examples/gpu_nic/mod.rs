@@ -1,0 +1,112 @@
+//! `gpu-nic`: a picture comes off a network wire into a display's VRAM, interrupted four times, and goes back. See `story.rs` for
+//! the story; this is the command around it.
+
+mod far;
+pub mod far_end;
+mod frame;
+mod kernel;
+mod port;
+mod screen;
+mod stage;
+mod story;
+
+use crate::command::{self, Options, Verdict};
+use crate::interruptions::{COUNT, Interruption};
+use crate::rig::StoryError;
+use crate::timeline::Timeline;
+use crate::{Stage, picture, played};
+use clap::Parser;
+use kernel::KernelStage;
+use serde::Serialize;
+use stage::{SoftStage, Theatre};
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use story::Tale;
+
+/// The word that selects this story.
+pub const NAME: &str = "gpu-nic";
+
+/// Receives a picture as packets into a display's VRAM by peer-to-peer DMA, and sends it back from there. In the middle of it
+/// the display's TDI is unbound, the display is reset, the network controller is reset, the display's memory decoding is
+/// switched off and on.
+#[derive(Debug, Parser)]
+#[command(name = NAME, version)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// On the modelled fabric: of N rows the wire delays one behind the next and loses one, on average. 0: a good wire.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    spoil: u64,
+}
+
+/// The line for machines.
+#[derive(Debug, Serialize)]
+struct Line {
+    v: u32,
+    story: &'static str,
+    backend: &'static str,
+    engine: &'static str,
+    platform: &'static str,
+    tsm: &'static str,
+    bytes: u64,
+    sha256_ok: bool,
+    violations: u64,
+    vram_mappings: u64,
+    interruptions: Vec<Interruption>,
+}
+
+impl Verdict for Line {
+    fn holds(&self) -> bool {
+        self.sha256_ok
+            && self.violations == 0
+            && self.vram_mappings == 0
+            && self.interruptions.len() == COUNT
+            && self.interruptions.iter().all(Interruption::holds)
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "a picture of {} bytes, {} interruptions, {} violations, {} mappings of VRAM; the screen each time, and what \
+             went back, are {}",
+            self.bytes,
+            self.interruptions.len(),
+            self.violations,
+            self.vram_mappings,
+            if self.sha256_ok { "identical" } else { "DIFFERENT" }
+        )
+    }
+}
+
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let args = Args::parse_from(words);
+    command::tell(NAME, &args.options, |interrupted, told| match args.options.backend {
+        Stage::Soft => run(&SoftStage::new(args.spoil)?, &args.options, interrupted, told),
+        Stage::Vfio => run(&KernelStage::new()?, &args.options, interrupted, told),
+    })
+}
+
+fn run<S: Theatre>(
+    stage: &S,
+    options: &Options,
+    interrupted: &AtomicBool,
+    told: &mut Timeline,
+) -> Result<Line, StoryError> {
+    let tale = story::play(stage, &options.provider(), interrupted, told);
+    let tale = played([stage.controller(), stage.display()], tale, told)?;
+    let Tale { interruptions, returned, looks, vram_mappings } = tale;
+    told.say(format!("/proc/self/maps was read {looks} times mid-stream: {vram_mappings} mappings of VRAM"));
+    Ok(Line {
+        v: 1,
+        story: NAME,
+        backend: options.backend_name(),
+        engine: "igb",
+        platform: options.platform.name(),
+        tsm: "emulated",
+        bytes: u64::from(picture::WIDTH * picture::HEIGHT * picture::PIXEL),
+        sha256_ok: returned && interruptions.iter().all(|one| one.identical),
+        violations: stage.violations(),
+        vram_mappings,
+        interruptions,
+    })
+}

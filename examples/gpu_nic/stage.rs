@@ -1,0 +1,152 @@
+//! What the story needs of a backend, and the modelled fabric as a stage: the far end is a thread at the wire's other end.
+
+use super::far::{Far, shown};
+use crate::rig::StoryError;
+use crate::{hex, outside};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tidegate::core::Fabric;
+use tidegate::core::tdi::{Host, Model, PageTag, TaggedRange};
+use tidegate::p2p::soft::{Igb as IgbModel, Route, Soft, Wire};
+use tidegate::p2p::{Backend, Device, Domain, PciAddress};
+use tidegate::tdisp::tdi::{SoftDsm, Unmodelled};
+
+/// A display, a network controller, and somebody outside who looks at both.
+pub trait Theatre: Sync {
+    type B: Backend;
+
+    fn domain(&self) -> &Domain<Self::B>;
+    fn display(&self) -> &Device<Self::B>;
+    fn controller(&self) -> &Device<Self::B>;
+    /// The DSM in front of the display.
+    fn dsm(&self) -> SoftDsm;
+    /// Lets the display show its VRAM from the start. After every reset of it.
+    fn show(&self) -> Result<(), StoryError>;
+    /// Does the screen show that pass, by the eyes of somebody who uses nothing of the library? Else what is wrong.
+    fn screen(&self, pass: u8) -> Result<(), String>;
+    /// Has the far end got all of that pass, byte for byte? Else what is wrong.
+    fn returned(&self, pass: u8) -> Result<(), String>;
+    /// Is that line of /proc/self/maps a mapping of VRAM?
+    fn maps_vram(&self, line: &str) -> bool;
+    /// What the fabric saw that must not be.
+    fn violations(&self) -> u64;
+}
+
+/// VRAM: a half that anybody reaches, then a private one. A network controller without TDISP reaches the first.
+pub fn layout(vram: u64) -> Vec<TaggedRange> {
+    let half = vram / 2;
+    let piece = |range, tag| TaggedRange { bar: 0, range, tag };
+    vec![piece(0..half, PageTag::Shared), piece(half..2 * half, PageTag::Private)]
+}
+
+const DISPLAY: PciAddress = PciAddress { segment: 0, bus: 2, device: 0, function: 0 };
+const CONTROLLER: PciAddress = PciAddress { segment: 0, bus: 3, device: 0, function: 0 };
+const VRAM: u64 = 16 << 20;
+/// Frames that the wire holds each way.
+const CABLE: usize = 16;
+
+/// The soft fabric: a GPU, whose VRAM nobody puts on a screen, and an 82576.
+pub struct SoftStage {
+    soft: Soft,
+    domain: Domain<Soft>,
+    display: Device<Soft>,
+    controller: Device<Soft>,
+    far: Arc<Mutex<Far>>,
+    over: Arc<AtomicBool>,
+    peer: Option<JoinHandle<()>>,
+}
+
+impl SoftStage {
+    /// `spoil`: see [`Far::new`].
+    pub fn new(spoil: u64) -> Result<SoftStage, StoryError> {
+        let model = IgbModel::new(CABLE);
+        let soft = Soft::builder(13)
+            .switch(Route::RootComplex)
+            .gpu(DISPLAY, VRAM)
+            .device(CONTROLLER, IgbModel::description(), model)
+            .threads()
+            .build()?;
+        let fabric = Fabric::builder().build()?;
+        let domain = Domain::new(&fabric, soft.clone())?;
+        let (display, controller) = (domain.attach(DISPLAY)?, domain.attach(CONTROLLER)?);
+        let wire = soft.wire(CONTROLLER).ok_or(StoryError::Poller)?;
+        let (far, over) = (Arc::new(Mutex::new(Far::new(spoil))), Arc::new(AtomicBool::new(false)));
+        let peer = {
+            let (far, over) = (far.clone(), over.clone());
+            Some(std::thread::spawn(move || serve(&wire, &far, &over)))
+        };
+        Ok(SoftStage { soft, domain, display, controller, far, over, peer })
+    }
+}
+
+/// The far end, until the story is over.
+fn serve(wire: &Wire, far: &Mutex<Far>, over: &AtomicBool) {
+    let pause = || std::thread::sleep(Duration::from_micros(20));
+    while !over.load(Ordering::Acquire) {
+        let Some(frame) = wire.recv() else {
+            pause();
+            continue;
+        };
+        let answers = far.lock().unwrap_or_else(PoisonError::into_inner).hear(&frame);
+        for answer in answers {
+            while wire.send(&answer).is_err() && !over.load(Ordering::Acquire) {
+                pause();
+            }
+        }
+    }
+}
+
+impl Drop for SoftStage {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(peer) = self.peer.take() {
+            drop(peer.join());
+        }
+    }
+}
+
+impl Theatre for SoftStage {
+    type B = Soft;
+
+    fn domain(&self) -> &Domain<Soft> {
+        &self.domain
+    }
+    fn display(&self) -> &Device<Soft> {
+        &self.display
+    }
+    fn controller(&self) -> &Device<Soft> {
+        &self.controller
+    }
+    fn dsm(&self) -> SoftDsm {
+        let model: Arc<dyn Model> = self.soft.model(DISPLAY).unwrap_or_else(|| Arc::new(Unmodelled));
+        SoftDsm::new(self.display.function_id(), model, layout(VRAM))
+    }
+    fn show(&self) -> Result<(), StoryError> {
+        Ok(())
+    }
+    fn screen(&self, pass: u8) -> Result<(), String> {
+        let file = self.soft.vram_file(DISPLAY).ok_or("the GPU has no VRAM")?;
+        let (path, expected) = (format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()), shown(pass));
+        match outside(&path, expected.len()) {
+            Some(found) if found == hex(&expected) => Ok(()),
+            Some(found) => Err(format!("VRAM has other bytes: sha256 {found}")),
+            None => Err("bar-digest could not read the VRAM".to_owned()),
+        }
+    }
+    fn returned(&self, pass: u8) -> Result<(), String> {
+        self.far.lock().unwrap_or_else(PoisonError::into_inner).back().check(pass)
+    }
+    fn maps_vram(&self, line: &str) -> bool {
+        // Address, rights, offset, device, inode.
+        let inode = line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
+        let vram = self.soft.vram_file(DISPLAY).and_then(|file| file.metadata().ok());
+        inode.is_some() && inode == vram.map(|meta| meta.ino())
+    }
+    fn violations(&self) -> u64 {
+        self.soft.violations().len() as u64 + self.soft.left_out()
+    }
+}
