@@ -346,7 +346,8 @@ impl<B: Backend> Port<B> {
                 if !open {
                     return Err(StoryError::Poller);
                 }
-                (rows.next(), slots.pop());
+                rows.next();
+                slots.pop();
             }
         }
         Ok(())
