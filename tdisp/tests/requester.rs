@@ -55,6 +55,15 @@ fn busy() -> Response<'static> {
     Response::Error(ErrorResponse::new(ErrorCode::Busy, 0))
 }
 
+/// What comes of the peer's being busy, for the n-th time in a row.
+fn busy_turn<T>(attempts: u32) -> Turn<T> {
+    Turn::Busy { attempts, pause: Backoff::default().pause(attempts) }
+}
+
+fn patient(attempts: u32) -> Backoff {
+    Backoff { attempts, ..Backoff::default() }
+}
+
 fn portion(portion: &[u8], remainder: u16) -> Response<'_> {
     Response::Report(ReportResponse { portion, remainder })
 }
@@ -121,8 +130,8 @@ fn our_requests_are_byte_for_byte_those_of_the_recorded_conversation() {
 fn busy_is_a_value_with_the_number_of_attempts() {
     let mut tsm = Requester::new(Script::of(&[busy(), busy(), state(State::Run)]), GPU);
     let mut exchange = tsm.begin(GetInterfaceState);
-    assert_eq!(tsm.turn(&mut exchange), Ok(Turn::Busy { attempts: 1 }));
-    assert_eq!(tsm.turn(&mut exchange), Ok(Turn::Busy { attempts: 2 }));
+    assert_eq!(tsm.turn(&mut exchange), Ok(busy_turn(1)));
+    assert_eq!(tsm.turn(&mut exchange), Ok(busy_turn(2)));
     assert_eq!(tsm.turn(&mut exchange), Ok(Turn::Done(State::Run)));
     let asked = &tsm.transport().asked;
     assert!(asked.len() == 3 && asked.iter().all(|request| request == &asked[0]), "the same request");
@@ -133,19 +142,19 @@ fn busy_answers_are_counted_in_a_row() {
     let script = Script::of(&[busy(), Response::Stop(StopResponse), busy(), state(State::ConfigUnlocked)]);
     let mut tsm = Requester::new(script, GPU);
     let mut stop = tsm.begin_stop();
-    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 1 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(busy_turn(1)));
     assert_eq!(tsm.turn(&mut stop), Ok(Turn::Send));
-    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 1 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(busy_turn(1)));
     assert_eq!(tsm.turn(&mut stop), Ok(Turn::Done(())));
 }
 
 #[test]
 fn a_request_gives_up_after_its_limit_of_busy_answers() {
-    let mut tsm = Requester::new(Script::of(&[busy(), busy(), busy(), busy()]), GPU).busy_limit(3);
+    let mut tsm = Requester::new(Script::of(&[busy(), busy(), busy(), busy()]), GPU).backoff(patient(3));
     let request = RequestCode::GetState;
     assert_eq!(tsm.state(), Err(RequestError::Busy { request, attempts: 3 }));
     assert_eq!(tsm.transport().asked.len(), 3);
-    let mut tsm = Requester::new(Script::of(&[busy(), busy()]), GPU).busy_limit(0);
+    let mut tsm = Requester::new(Script::of(&[busy(), busy()]), GPU).backoff(patient(0));
     assert_eq!(tsm.state(), Err(RequestError::Busy { request, attempts: 1 }));
 }
 
@@ -156,10 +165,10 @@ fn stop_is_repeated_while_the_device_is_busy_and_verified_at_the_end() {
     bench.dsm.device_mut().outstanding = 2;
     let mut tsm = Requester::new(bench, GPU);
     let mut stop = tsm.begin_stop();
-    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 1 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(busy_turn(1)));
     tsm.transport().dsm.device_mut().outstanding = 0;
     tsm.transport().dsm.device_mut().scrub = Scrub::Pending;
-    assert_eq!(tsm.turn(&mut stop), Ok(Turn::Busy { attempts: 2 }));
+    assert_eq!(tsm.turn(&mut stop), Ok(busy_turn(2)));
     tsm.transport().dsm.device_mut().scrub = Scrub::Done;
     assert_eq!(tsm.turn(&mut stop), Ok(Turn::Send));
     assert_eq!(tsm.turn(&mut stop), Ok(Turn::Done(())));
@@ -211,7 +220,11 @@ fn every_error_code_becomes_a_value() {
     for code in known.chain([ErrorCode::Unknown(0xDEAD)]) {
         let mut tsm = Requester::new(Script::of(&[Response::Error(ErrorResponse::new(code, 0))]), GPU);
         let request = RequestCode::Lock;
-        assert_eq!(tsm.lock(lock_request()), Err(RequestError::Refused { request, code, data: 0 }));
+        let wanted = match code {
+            ErrorCode::VendorSpecific => RequestError::VendorSpecific { request, extended: Vec::new() },
+            _ => RequestError::Refused { request, code, data: 0 },
+        };
+        assert_eq!(tsm.lock(lock_request()), Err(wanted));
         assert!(!tsm.has_nonce());
     }
 }

@@ -1,20 +1,29 @@
 //! Moves the bytes of exchanges, and keeps what a TSM must remember of one TDI.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 use zeroize::Zeroize;
 
 use super::{
-    Exchange, GetInterfaceState, Lock, NegotiateVersion, Operation, QueryCapabilities, ReadReport,
-    RequestError, Start, Stop, TransportError, Turn,
+    Backoff, BindStream, Exchange, GetInterfaceState, Lock, NegotiateVersion, Operation, QueryCapabilities,
+    ReadReport, RequestError, SetAttribute, Start, Stop, TransportError, Turn, UnbindStream, VendorDefined,
 };
 use crate::state::State;
-use crate::wire::{Capabilities, FunctionId, Head, LockRequest, Nonce, RequestCode, Version};
+use crate::wire::{
+    Capabilities, FunctionId, Head, LockFlags, LockRequest, MmioRange, Nonce, RequestCode, VendorData,
+    Version,
+};
 
 /// Carries one TDISP request to the device and its response back: the SPDM session, or a function call.
 pub trait Transport {
     /// Sends `request` and writes the response over what `response` holds. TDISP has no sequence number: the
     /// response must be the one to this request.
     fn exchange(&mut self, request: &[u8], response: &mut Vec<u8>) -> Result<(), TransportError>;
+
+    /// Waits before a request is sent again to a peer that was busy. Default: not at all.
+    fn pause(&mut self, pause: Duration) {
+        let _ = pause;
+    }
 }
 
 /// A function that carries messages, such as a call into a [`Responder`](crate::responder::Responder).
@@ -24,33 +33,61 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Result<(), TransportError>> Transport for 
     }
 }
 
-/// A TSM's view of one TDI: the transport to its DSM, the version, the capabilities, and the nonce from LOCK to
-/// START. The nonce is used once, and wiped at STOP and when the TDI is seen in ERROR.
+/// A TSM's view of one TDI: the transport to its DSM, the version, the capabilities, the state that was last
+/// confirmed, and the nonce from LOCK to START. The nonce is used once, and wiped at STOP and when the TDI is seen in
+/// ERROR.
 ///
 /// The methods that name a request run it to its end, and give [`RequestError::Busy`] when the peer was busy as often
-/// as [`busy_limit`](Self::busy_limit) allows (default: once). To pause between attempts, take an exchange from
+/// as the [`Backoff`] allows (default: once). To do something else meanwhile, take an exchange from
 /// [`begin`](Self::begin) or [`begin_stop`](Self::begin_stop) and give it to [`turn`](Self::turn).
+///
+/// One request is outstanding at a time, which every NUM_REQ_THIS and NUM_REQ_ALL allows.
 #[derive(Debug)]
 pub struct Requester<T> {
     transport: T,
     head: Head,
-    busy_limit: u32,
+    backoff: Backoff,
+    confirmed: Option<State>,
     capabilities: Option<Capabilities>,
     nonce: Option<Nonce>,
     response: Vec<u8>,
+}
+
+/// What a query found, and what was confirmed before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What was confirmed last; `None` where nothing was.
+    pub before: Option<State>,
+    /// What the peer says now.
+    pub now: State,
+}
+
+impl Seen {
+    /// Whether the TDI was locked or ran and does so no more: what was accepted for it is void.
+    pub fn is_lost(&self) -> bool {
+        let held = |state| matches!(state, State::ConfigLocked | State::Run);
+        self.before.is_some_and(|before| held(before) && before != self.now)
+    }
 }
 
 impl<T: Transport> Requester<T> {
     /// A TSM that speaks version 1.0 about the TDI of `function`.
     pub fn new(transport: T, function: FunctionId) -> Self {
         let head = Head::v1_0(function);
-        Requester { transport, head, busy_limit: 1, capabilities: None, nonce: None, response: Vec::new() }
+        Requester {
+            transport,
+            head,
+            backoff: Backoff::default(),
+            confirmed: None,
+            capabilities: None,
+            nonce: None,
+            response: Vec::new(),
+        }
     }
 
-    /// How often in a row a peer may be busy before a request gives up; zero counts as one.
-    pub fn busy_limit(mut self, attempts: u32) -> Self {
-        self.busy_limit = attempts;
-        self
+    /// How often a peer may be busy before a request gives up, and the pauses in between.
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Requester { backoff, ..self }
     }
 
     /// Whose TDI it is.
@@ -82,6 +119,21 @@ impl<T: Transport> Requester<T> {
         Ok(capabilities)
     }
 
+    /// The flags for a LOCK: those that it needs, and of those that it would like the ones that the peer supports.
+    /// Asks for the capabilities where they are not known.
+    pub fn choose_flags(&mut self, needed: LockFlags, liked: LockFlags) -> Result<LockFlags, RequestError> {
+        let capabilities = match self.capabilities {
+            Some(capabilities) => capabilities,
+            None => self.capabilities()?,
+        };
+        let missing = needed.difference(capabilities.lock_flags);
+        if missing.is_empty() {
+            Ok(needed | (liked & capabilities.lock_flags & LockFlags::all()))
+        } else {
+            Err(RequestError::UnsupportedFlags { flags: missing })
+        }
+    }
+
     /// LOCK_INTERFACE; keeps the nonce. Refused here where the capabilities are known and lack a flag.
     pub fn lock(&mut self, request: LockRequest) -> Result<(), RequestError> {
         if let Some(capabilities) = &self.capabilities {
@@ -91,7 +143,9 @@ impl<T: Transport> Requester<T> {
             }
         }
         self.nonce = None;
-        self.nonce = Some(self.run(Lock(request))?);
+        let locked = self.run(Lock(request));
+        self.confirm(&locked, State::ConfigLocked);
+        self.nonce = Some(locked?);
         Ok(())
     }
 
@@ -106,7 +160,20 @@ impl<T: Transport> Requester<T> {
         if state == State::Error {
             self.nonce = None;
         }
+        self.confirmed = Some(state);
         Ok(state)
+    }
+
+    /// The state that the peer last confirmed, by its answer to LOCK, START, STOP or a query. Stale by design: a TDI
+    /// that goes to ERROR tells nobody. `None` before the first answer, and after a request whose outcome is not known.
+    pub fn confirmed(&self) -> Option<State> {
+        self.confirmed
+    }
+
+    /// GET_DEVICE_INTERFACE_STATE, held against what was confirmed before: the way to find an ERROR.
+    pub fn poll(&mut self) -> Result<Seen, RequestError> {
+        let before = self.confirmed;
+        Ok(Seen { before, now: self.state()? })
     }
 
     /// START_INTERFACE with the nonce of the last LOCK. The nonce comes back only if the peer was busy.
@@ -114,6 +181,7 @@ impl<T: Transport> Requester<T> {
         let nonce = self.nonce.take().ok_or(RequestError::NoNonce)?;
         let kept = nonce.clone();
         let result = self.run(Start(nonce));
+        self.confirm(&result, State::Run);
         if matches!(result, Err(RequestError::Busy { .. })) {
             self.nonce = Some(kept);
         }
@@ -123,18 +191,41 @@ impl<T: Transport> Requester<T> {
     /// STOP_INTERFACE, verified by GET_DEVICE_INTERFACE_STATE. Wipes the nonce first.
     pub fn stop(&mut self) -> Result<(), RequestError> {
         let exchange = self.begin_stop();
-        self.finish(exchange)
+        let stopped = self.finish(exchange);
+        self.confirm(&stopped, State::ConfigUnlocked);
+        stopped
     }
 
-    /// A STOP to be run with [`turn`](Self::turn). Wipes the nonce.
+    /// BIND_P2P_STREAM. Refused here where the capabilities are known and lack it.
+    pub fn bind_stream(&mut self, stream: u8) -> Result<(), RequestError> {
+        self.optional(BindStream(stream))
+    }
+
+    /// UNBIND_P2P_STREAM. Refused here where the capabilities are known and lack it.
+    pub fn unbind_stream(&mut self, stream: u8) -> Result<(), RequestError> {
+        self.optional(UnbindStream(stream))
+    }
+
+    /// SET_MMIO_ATTRIBUTE. Refused here where the capabilities are known and lack it.
+    pub fn set_attribute(&mut self, range: MmioRange) -> Result<(), RequestError> {
+        self.optional(SetAttribute(range))
+    }
+
+    /// VDM: gives the vendor's data. Refused here where the capabilities are known and lack it.
+    pub fn vendor_defined(&mut self, request: VendorData<'_>) -> Result<Vec<u8>, RequestError> {
+        self.optional(VendorDefined(request))
+    }
+
+    /// A STOP to be run with [`turn`](Self::turn). Wipes the nonce; [`confirmed`](Self::confirmed) is `None` until the
+    /// next query.
     pub fn begin_stop(&mut self) -> Exchange<Stop> {
-        self.nonce = None;
+        (self.nonce, self.confirmed) = (None, None);
         self.begin(Stop::new())
     }
 
     /// An operation about this TDI, to be run with [`turn`](Self::turn).
     pub fn begin<O: Operation>(&self, operation: O) -> Exchange<O> {
-        Exchange::new(self.head, operation)
+        Exchange::new(self.head, operation).backoff(self.backoff)
     }
 
     /// Sends one request of the exchange and takes its response.
@@ -155,7 +246,32 @@ impl<T: Transport> Requester<T> {
         turn
     }
 
-    fn run<O: Operation>(&mut self, operation: O) -> Result<O::Output, RequestError> {
+    /// What the answer to a LOCK, START or STOP says of the state. A refusal says that it did not change.
+    fn confirm<A>(&mut self, answer: &Result<A, RequestError>, after: State) {
+        match answer {
+            Ok(_) => self.confirmed = Some(after),
+            Err(
+                RequestError::Refused { .. }
+                | RequestError::VendorSpecific { .. }
+                | RequestError::Busy { .. }
+                | RequestError::UnsupportedFlags { .. },
+            ) => {}
+            Err(_) => self.confirmed = None,
+        }
+    }
+
+    fn optional<O: Operation>(&mut self, operation: O) -> Result<O::Output, RequestError> {
+        let request = operation.request().code();
+        match self.capabilities {
+            Some(capabilities) if !capabilities.messages.has(request.into()) => {
+                Err(RequestError::UnsupportedRequest { request })
+            }
+            _ => self.run(operation),
+        }
+    }
+
+    /// Runs an operation about this TDI to its end.
+    pub fn run<O: Operation>(&mut self, operation: O) -> Result<O::Output, RequestError> {
         let exchange = self.begin(operation);
         self.finish(exchange)
     }
@@ -164,10 +280,11 @@ impl<T: Transport> Requester<T> {
         loop {
             match self.turn(&mut exchange)? {
                 Turn::Done(output) => return Ok(output),
-                Turn::Busy { attempts } if attempts >= self.busy_limit.max(1) => {
+                Turn::Busy { attempts, .. } if self.backoff.is_over(attempts) => {
                     return Err(RequestError::Busy { request: exchange.code(), attempts });
                 }
-                Turn::Busy { .. } | Turn::Send => {}
+                Turn::Busy { pause, .. } => self.transport.pause(pause),
+                Turn::Send => {}
             }
         }
     }

@@ -1,18 +1,21 @@
 //! One operation on its way: bytes out, bytes in.
 
-use super::{Operation, Progress, RequestError};
+use super::{Backoff, Operation, Progress, RequestError};
 use crate::wire::{ErrorCode, Head, RequestCode, Response, Version, WireError};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn<T> {
     /// The operation has another request to send.
     Send,
-    /// The peer is busy. Send the same request again, after a pause of the caller's choice.
+    /// The peer is busy. Send the same request again, after a pause.
     Busy {
         /// How often in a row the peer was busy, this time included.
         attempts: u32,
+        /// How long to wait.
+        pause: Duration,
     },
     /// The operation succeeded.
     Done(T),
@@ -23,13 +26,19 @@ pub enum Turn<T> {
 pub struct Exchange<O> {
     head: Head,
     operation: O,
+    backoff: Backoff,
     busy: u32,
 }
 
 impl<O: Operation> Exchange<O> {
     /// An operation in the version and about the interface of `head`.
     pub fn new(head: Head, operation: O) -> Self {
-        Exchange { head, operation, busy: 0 }
+        Exchange { head, operation, backoff: Backoff::default(), busy: 0 }
+    }
+
+    /// Asks for these pauses while the peer is busy.
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Exchange { backoff, ..self }
     }
 
     /// Writes the next request over what `out` holds.
@@ -70,7 +79,10 @@ impl<O: Operation> Exchange<O> {
         match response {
             Response::Error(error) if error.code == ErrorCode::Busy => {
                 self.busy = self.busy.saturating_add(1);
-                Ok(Turn::Busy { attempts: self.busy })
+                Ok(Turn::Busy { attempts: self.busy, pause: self.backoff.pause(self.busy) })
+            }
+            Response::Error(error) if error.code == ErrorCode::VendorSpecific => {
+                Err(RequestError::VendorSpecific { request, extended: error.extended.to_vec() })
             }
             Response::Error(error) => {
                 Err(RequestError::Refused { request, code: error.code, data: error.data })

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::state::UnknownState;
 use crate::wire::{
-    ErrorCode, FunctionId, LockFlags, RequestCode, ResponseCode, TdiState, Version, WireError,
+    ErrorCode, FunctionId, LockFlags, Registry, RequestCode, ResponseCode, TdiState, Version, WireError,
 };
 
 /// Why a request failed. Whatever it was, nothing is known of the TDI's state but what a later
@@ -25,6 +25,22 @@ pub enum RequestError {
         code: ErrorCode,
         /// ERROR_DATA.
         data: u32,
+    },
+    /// The peer answered VENDOR_SPECIFIC_ERROR; the TDI's state did not change.
+    #[error("{request:?} was refused for a reason of the vendor's, in {} bytes", extended.len())]
+    VendorSpecific {
+        /// What was asked.
+        request: RequestCode,
+        /// EXTENDED_ERROR_DATA, as it came: [`VendorData::parse`](crate::wire::VendorData::parse) reads it.
+        extended: Vec<u8>,
+    },
+    /// The response to a VDM is another vendor's.
+    #[error("the response is of the vendor {vendor:02x?} in {registry:?}, the request was not")]
+    WrongVendor {
+        /// REGISTRY_ID of the response.
+        registry: Registry,
+        /// VENDOR_ID of the response.
+        vendor: Vec<u8>,
     },
     /// The peer was busy each time.
     #[error("{request:?} was answered BUSY {attempts} times")]
@@ -77,6 +93,12 @@ pub enum RequestError {
     MissingMessages {
         /// Which ones.
         missing: Vec<RequestCode>,
+    },
+    /// The peer's capabilities do not have the request.
+    #[error("the peer does not support {request:?}")]
+    UnsupportedRequest {
+        /// Which one.
+        request: RequestCode,
     },
     /// The peer's capabilities do not have a flag that the LOCK was to ask for.
     #[error("the peer does not support the lock flags {flags:?}")]

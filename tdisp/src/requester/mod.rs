@@ -5,6 +5,10 @@
 //! interface, type, TDISP_ERROR, BUSY). Both are pure. [`Requester`] is the thin layer that moves the bytes of
 //! exchanges through a [`Transport`] and keeps the nonce between LOCK and START.
 //!
+//! Nothing here has a clock. How long to wait for a busy peer is asked of the caller ([`Turn::Busy`],
+//! [`Transport::pause`]). That a TDI went to ERROR nobody tells: [`Requester::poll`] finds it, after a time-out, an AER
+//! message, a failed access, or now and then.
+//!
 //! ```
 //! use tidegate_tdisp::requester::{Exchange, GetInterfaceState, Turn};
 //! use tidegate_tdisp::state::State;
@@ -21,16 +25,22 @@
 //! # Ok::<(), tidegate_tdisp::requester::RequestError>(())
 //! ```
 
+mod backoff;
 mod driver;
 mod exchange;
 mod fault;
 mod operation;
+mod optional;
 mod report;
 
-pub use driver::{Requester, Transport};
+pub use backoff::Backoff;
+pub use driver::{Requester, Seen, Transport};
 pub use exchange::{Exchange, Turn};
 pub use fault::{PortionError, RequestError, TransportError};
 pub use operation::{
     GetInterfaceState, Lock, NegotiateVersion, Operation, Progress, QueryCapabilities, Start, Stop,
 };
+#[cfg(feature = "set-config")]
+pub use optional::Configure;
+pub use optional::{BindStream, SetAttribute, UnbindStream, VendorDefined};
 pub use report::ReadReport;

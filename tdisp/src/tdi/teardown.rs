@@ -3,17 +3,12 @@
 
 use super::{Shared, Tsm};
 use crate::platform::{Refusal, Step};
-use crate::requester::{Exchange, RequestError, Stop, Turn};
+use crate::requester::{Backoff, Exchange, RequestError, Stop, Turn};
 use crate::state::State;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tidegate_core::Deadline;
 use tidegate_core::tdi::{Host, TdiState};
-
-/// First pause after a BUSY; each further one is twice as long.
-const PAUSE: Duration = Duration::from_micros(200);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A step and how long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +36,8 @@ pub(super) struct Teardown {
     started: Instant,
     todo: VecDeque<Step>,
     stop: Option<Exchange<Stop>>,
-    pause: Duration,
+    /// How often the device was busy when its state was asked for.
+    unheard: u32,
     pause_until: Option<Instant>,
     step_since: Instant,
     pub(super) steps: Vec<StepTime>,
@@ -83,7 +79,7 @@ impl Teardown {
             started,
             todo,
             stop: None,
-            pause: PAUSE,
+            unheard: 0,
             pause_until: None,
             step_since: started,
             steps: Vec::new(),
@@ -161,11 +157,11 @@ impl Teardown {
             match tsm.requester.turn(&mut exchange) {
                 Ok(Turn::Done(())) => break,
                 Ok(Turn::Send) => {}
-                Ok(Turn::Busy { .. }) if !self.is_late() => {
+                Ok(Turn::Busy { pause, .. }) if !self.is_late() => {
                     self.stop = Some(exchange);
-                    return self.again();
+                    return self.again(pause);
                 }
-                Ok(Turn::Busy { attempts }) => {
+                Ok(Turn::Busy { attempts, .. }) => {
                     tracing::warn!(attempts, "STOP stays BUSY");
                     return self.force(shared);
                 }
@@ -202,7 +198,10 @@ impl Teardown {
                 let _ = shared.confirmed(State::ConfigUnlocked);
                 return Ran::Done;
             }
-            Err(RequestError::Busy { .. }) if !self.is_late() => return self.again(),
+            Err(RequestError::Busy { .. }) if !self.is_late() => {
+                self.unheard = self.unheard.saturating_add(1);
+                return self.again(Backoff::default().pause(self.unheard));
+            }
             Ok(state) => u8::from(crate::wire::TdiState::from(state)).into(),
             Err(RequestError::Refused { code, .. }) => code.into(),
             Err(_) => u32::MAX,
@@ -226,9 +225,8 @@ impl Teardown {
         self.started.elapsed() >= self.by.force.max(self.by.cancel)
     }
 
-    fn again(&mut self) -> Ran {
-        self.pause_until = Instant::now().checked_add(self.pause);
-        self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
+    fn again(&mut self, pause: Duration) -> Ran {
+        self.pause_until = Instant::now().checked_add(pause);
         Ran::Again
     }
 }
