@@ -7,7 +7,7 @@ use common::device::*;
 use tidegate_tdisp::report::{InterfaceReport, MmioRange, RangeFlags};
 use tidegate_tdisp::responder::*;
 use tidegate_tdisp::state::event::{SessionId, StreamEvent};
-use tidegate_tdisp::state::{self, State, event::Event};
+use tidegate_tdisp::state::{State, TABLE, event::Event};
 use tidegate_tdisp::wire::*;
 
 const BAD_STATE: Meaning = Meaning::Error(ErrorCode::InvalidInterfaceState);
@@ -455,7 +455,7 @@ fn a_failed_request_never_changes_the_state() {
         bench.bring(GPU, state);
         let wrong = Nonce::new([0xFF; 32]);
         for request in every_request(&wrong) {
-            let legal = state::is_legal(request.code(), state);
+            let legal = TABLE.is_legal(request.code(), state);
             if legal && !matches!(request, Request::Start(_)) {
                 continue;
             }

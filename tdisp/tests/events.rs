@@ -6,27 +6,28 @@ use common::device::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tidegate_tdisp::responder::Effect;
-use tidegate_tdisp::state::State;
 use tidegate_tdisp::state::event::*;
+use tidegate_tdisp::state::{State, Trigger};
 use tidegate_tdisp::wire::*;
 
-const STREAM_EVENTS: [StreamEvent; 6] = [
-    StreamEvent::CheckFailed,
-    StreamEvent::KeySetStopped,
-    StreamEvent::KeysLost,
-    StreamEvent::Disabled,
-    StreamEvent::LinkDown,
-    StreamEvent::RegistersWritten,
-];
+/// Every line of the table about functions.
+fn function_rules() -> impl Iterator<Item = (FunctionEvent, EventRule)> {
+    EVENTS.iter().filter_map(|&rule| match rule.event {
+        Happening::Function(event) => Some((event, rule)),
+        _ => None,
+    })
+}
 
 /// Every fault there is that hits the GPU when it is locked by `lock_request` through `SESSION`.
 fn faults() -> Vec<Event> {
-    let mut all: Vec<_> = FUNCTION_EVENTS.iter().map(|rule| Event::Function(GPU, rule.event)).collect();
-    all.extend(STREAM_EVENTS.map(|event| Event::Stream(lock_request().stream, event)));
-    all.push(Event::SessionEnded(SESSION));
-    let device = DEVICE_EVENTS.iter().filter(|(event, _)| *event != DeviceEvent::ConventionalReset);
-    all.extend(device.map(|(event, _)| Event::Device(*event)));
-    all
+    let event = |rule: &EventRule| match rule.event {
+        Happening::Function(event) => Event::Function(GPU, event),
+        Happening::Stream(event) => Event::Stream(lock_request().stream, event),
+        Happening::SessionEnded => Event::SessionEnded(SESSION),
+        Happening::Device(event) => Event::Device(event),
+        other => panic!("{other:?}"),
+    };
+    EVENTS.iter().filter(|rule| rule.does == Trigger::Fault).map(event).collect()
 }
 
 #[test]
@@ -75,11 +76,11 @@ fn a_conventional_reset_unlocks_every_tdi_from_every_state() {
 
 #[test]
 fn an_event_of_another_function_stream_or_session_changes_nothing() {
-    for rule in FUNCTION_EVENTS {
+    for (event, _) in function_rules() {
         let mut bench = Bench::new();
         bench.bring(GPU, State::Run);
-        assert_eq!(bench.dsm.event(Event::Function(NIC, rule.event)), []);
-        assert_eq!(bench.dsm.event(Event::Function(FunctionId::new(0xFFFF), rule.event)), []);
+        assert_eq!(bench.dsm.event(Event::Function(NIC, event)), []);
+        assert_eq!(bench.dsm.event(Event::Function(FunctionId::new(0xFFFF), event)), []);
         assert_eq!(bench.dsm.event(Event::Stream(lock_request().stream + 1, StreamEvent::KeysLost)), []);
         assert_eq!(bench.dsm.event(Event::SessionEnded(SessionId(SESSION.0 + 1))), []);
         assert_eq!(bench.state(GPU), State::Run);
@@ -110,22 +111,22 @@ fn a_reset_of_the_physical_function_hits_its_virtual_ones_and_not_the_other_way_
         }
         bench
     };
-    for rule in FUNCTION_EVENTS {
+    for (event, rule) in function_rules() {
         let mut bench = locked();
-        bench.dsm.event(Event::Function(GPU, rule.event));
+        bench.dsm.event(Event::Function(GPU, event));
         let virtual_state = if rule.hits == Hits::FunctionAndVirtual { State::Error } else { State::Run };
         let states = all.map(|function| bench.state(function));
         assert_eq!(states, [State::Error, virtual_state, virtual_state], "{rule:?}");
         let mut bench = locked();
-        bench.dsm.event(Event::Function(virtual_functions[0], rule.event));
+        bench.dsm.event(Event::Function(virtual_functions[0], event));
         assert_eq!(
             all.map(|function| bench.state(function)),
             [State::Run, State::Error, State::Run],
             "{rule:?}"
         );
     }
-    let reset = FunctionEvent::FunctionReset.rule();
-    assert_eq!(reset.hits, Hits::FunctionAndVirtual);
+    let reset = function_rules().find(|(event, _)| *event == FunctionEvent::FunctionReset);
+    assert_eq!(reset.unwrap().1.hits, Hits::FunctionAndVirtual);
 }
 
 #[test]

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use super::{Device, Effect, Entropy, Objection, Refusal, Responder, Scrub, Tdi, put, unsupported};
 use crate::state::event::SessionId;
-use crate::state::{self, State, Trigger};
+use crate::state::{Closed, Need, Trigger};
 use crate::wire::{
-    ErrorCode, ErrorResponse, FunctionId, GetReport, Head, HeaderView, ReportResponse, Request, RequestCode,
-    Response, StartRequest, StartResponse, StateResponse, StopResponse, Version, VersionResponse,
+    ErrorCode, ErrorResponse, FunctionId, GetReport, Head, HeaderView, ReportResponse, Request, Response,
+    StartRequest, StartResponse, StateResponse, StopResponse, Version, VersionResponse,
 };
 
 impl From<Objection> for ErrorCode {
@@ -67,7 +67,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         let head = Head { version: Version::V1_0, ..head };
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
         // The version is told at any time: before it a TSM knows no limits.
-        if !version && self.waiting.is_full(&self.settings, tdi.function) {
+        if !version && self.waiting.is_full(&self.settings, tdi.function()) {
             return Err(ErrorCode::Busy.into());
         }
         Ok((head, request))
@@ -81,12 +81,10 @@ impl<D: Device, E: Entropy> Responder<D, E> {
     ) -> Result<Option<Effect>, Refusal> {
         let (head, request) = self.check(request)?;
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        if !state::is_legal(request.code(), tdi.state()) {
-            return Err(ErrorCode::InvalidInterfaceState.into());
-        }
-        if tdi.is_stopping() && !waits_for_no_stop(request.code()) {
-            return Err(ErrorCode::Busy.into());
-        }
+        tdi.admits(request.code()).map_err(|closed| match closed {
+            Closed::State => ErrorCode::InvalidInterfaceState,
+            Closed::Wiping => ErrorCode::Busy,
+        })?;
         let effect = match request {
             Request::GetVersion(_) => {
                 put(response, head, &Response::Version(VersionResponse { entries: &[Version::V1_0.0] }));
@@ -136,8 +134,13 @@ impl<D: Device, E: Entropy> Responder<D, E> {
 
     fn start(&mut self, head: Head, start: &StartRequest<'_>, out: &mut Vec<u8>) -> Result<Effect, Refusal> {
         let tdi = self.tdi_mut(head.interface)?;
-        if !tdi.nonce_is(start.nonce) {
-            return Err(ErrorCode::InvalidNonce.into());
+        for need in tdi.needs(Trigger::Start).ok_or(ErrorCode::InvalidInterfaceState)? {
+            match need {
+                Need::Nonce if tdi.nonce_is(start.nonce) => {}
+                Need::Nonce => return Err(ErrorCode::InvalidNonce.into()),
+                // Not to be met here.
+                _ => return Err(ErrorCode::Unspecified.into()),
+            }
         }
         let effect = tdi.advance(Trigger::Start).ok_or(ErrorCode::InvalidInterfaceState)?;
         put(out, head, &Response::Start(StartResponse));
@@ -146,31 +149,21 @@ impl<D: Device, E: Entropy> Responder<D, E> {
 
     fn stop(&mut self, head: Head, response: &mut Vec<u8>) -> Result<Option<Effect>, Refusal> {
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let function = tdi.function;
-        // In CONFIG_UNLOCKED there is nothing to end and nothing to scrub: ordinary shared work goes on.
-        if tdi.state() != State::ConfigUnlocked {
-            if self.device.outstanding(function) > 0 {
-                return Err(ErrorCode::Busy.into());
-            }
-            if self.device.scrub(function) == Scrub::Pending {
-                self.tdi_mut(head.interface)?.begin_stop();
-                return Err(ErrorCode::Busy.into());
+        let function = tdi.function();
+        for need in tdi.needs(Trigger::Stop).ok_or(ErrorCode::InvalidInterfaceState)? {
+            match need {
+                Need::Idle if self.device.outstanding(function) == 0 => {}
+                Need::Scrubbed if self.device.scrub(function) == Scrub::Done => {}
+                Need::Scrubbed => {
+                    self.tdi_mut(head.interface)?.begin_wipe();
+                    return Err(ErrorCode::Busy.into());
+                }
+                // Later, perhaps; and a need that is not to be met here never.
+                _ => return Err(ErrorCode::Busy.into()),
             }
         }
         let effect = self.tdi_mut(head.interface)?.advance(Trigger::Stop);
         put(response, head, &Response::Stop(StopResponse));
         Ok(effect)
     }
-}
-
-/// Whether a request is answered while a STOP has begun its scrub. Every other one needs what is being wiped.
-fn waits_for_no_stop(request: RequestCode) -> bool {
-    matches!(
-        request,
-        RequestCode::GetVersion
-            | RequestCode::GetCapabilities
-            | RequestCode::GetState
-            | RequestCode::Stop
-            | RequestCode::Vdm
-    )
 }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::{Device, Effect, Entropy, Refusal, Responder, put};
 use crate::report::ReportView;
+use crate::state::{Need, Trigger};
 use crate::wire::{
     ErrorCode, Head, MmioRange, PAGE_SHIFT, RangeFlags, Response, SetMmioAttribute, SetMmioAttributeResponse,
 };
@@ -16,10 +17,14 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
     ) -> Result<Effect, Refusal> {
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let (function, lock) = (tdi.function, tdi.lock().ok_or(ErrorCode::InvalidInterfaceState)?);
+        let (function, lock) = (tdi.function(), tdi.lock().ok_or(ErrorCode::InvalidInterfaceState)?);
         let report = ReportView::new(&lock.report).map_err(|_| ErrorCode::Unspecified)?;
-        if !report.ranges().any(|whole| is_updatable_part(range, whole)) {
-            return Err(ErrorCode::InvalidRequest.into());
+        for need in tdi.needs(Trigger::SetMmioAttribute).ok_or(ErrorCode::InvalidInterfaceState)? {
+            match need {
+                Need::Updatable if report.ranges().any(|whole| is_updatable_part(range, whole)) => {}
+                // It is not; and a need that is not to be met here.
+                _ => return Err(ErrorCode::InvalidRequest.into()),
+            }
         }
         let range = physical(range, lock.request.reporting_offset).ok_or(ErrorCode::InvalidRequest)?;
         self.device.check_attribute(function, &range).map_err(ErrorCode::from)?;

@@ -19,7 +19,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         }
         let tdi = self.tdi_mut(head.interface)?;
         tdi.config = config;
-        let function = tdi.function;
+        let function = tdi.function();
         put(response, head, &Response::SetConfig(SetConfigResponse));
         Ok(Effect::Configured { function, config })
     }

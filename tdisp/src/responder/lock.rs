@@ -1,4 +1,4 @@
-//! LOCK_INTERFACE: every check first, then the report, then the nonce, then the state.
+//! LOCK_INTERFACE: what the table says that it needs, in its order, and then the state.
 
 use alloc::vec::Vec;
 use zeroize::Zeroize;
@@ -7,6 +7,7 @@ use super::tdi::Lock;
 use super::{Device, Effect, Entropy, Ide, Refusal, Responder, put};
 use crate::report::{InterfaceReport, PAGE_SIZE, RangeFlags};
 use crate::state::event::SessionId;
+use crate::state::{Need, Trigger};
 use crate::wire::{
     ErrorCode, FunctionId, Head, LockFlags, LockRequest, LockResponse, NONCE_SIZE, Nonce, Response,
 };
@@ -19,27 +20,51 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         request: &LockRequest,
         response: &mut Vec<u8>,
     ) -> Result<Effect, Refusal> {
-        let function = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?.function;
-        let request = request.honoured(self.settings.lock_flags).map_err(|_| ErrorCode::InvalidRequest)?;
-        let bound = match self.device.ide(function) {
-            Ide::NotRequired => true,
-            Ide::Unkeyed => false,
-            Ide::Keyed { stream, session: keyed_by } => stream == request.stream && keyed_by == session,
-        };
-        if !bound {
-            return Err(ErrorCode::InvalidRequest.into());
+        let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
+        let function = tdi.function();
+        let needs = tdi.needs(Trigger::Lock).ok_or(ErrorCode::InvalidInterfaceState)?;
+        let mut request = *request;
+        let mut report = Vec::new();
+        let mut nonce = None;
+        for need in needs {
+            match need {
+                Need::Flags => {
+                    let honoured = request.honoured(self.settings.lock_flags);
+                    request = honoured.map_err(|_| ErrorCode::InvalidRequest)?;
+                }
+                Need::Keyed => self.keyed(function, request.stream, session)?,
+                Need::Configuration => {
+                    self.device.check_lock(function, &request).map_err(ErrorCode::from)?;
+                    report = self.frozen_report(function, &request)?;
+                }
+                Need::FreshNonce => nonce = Some(self.fresh_nonce()?),
+                // Not to be met here.
+                _ => return Err(ErrorCode::Unspecified.into()),
+            }
         }
-        self.device.check_lock(function, &request).map_err(ErrorCode::from)?;
-        let report = self.frozen_report(function, &request)?;
+        let nonce = nonce.ok_or(ErrorCode::InsufficientEntropy)?;
+        let lock = Lock { request, report, nonce: Some(nonce.clone()) };
+        let tdi = self.tdi_mut(head.interface)?;
+        let effect = tdi.take_lock(session, lock).ok_or(ErrorCode::InvalidInterfaceState)?;
+        put(response, head, &Response::Lock(LockResponse { nonce: nonce.borrow() }));
+        Ok(effect)
+    }
+
+    fn keyed(&self, function: FunctionId, asked: u8, by: SessionId) -> Result<(), ErrorCode> {
+        match self.device.ide(function) {
+            Ide::NotRequired => Ok(()),
+            Ide::Keyed { stream, session } if stream == asked && session == by => Ok(()),
+            Ide::Keyed { .. } | Ide::Unkeyed => Err(ErrorCode::InvalidRequest),
+        }
+    }
+
+    fn fresh_nonce(&mut self) -> Result<Nonce, ErrorCode> {
         let mut bytes = [0; NONCE_SIZE];
         let filled = self.entropy.fill(&mut bytes);
         let nonce = Nonce::new(bytes);
         bytes.zeroize();
         filled.map_err(|_| ErrorCode::InsufficientEntropy)?;
-        let lock = Lock { request, session, report, p2p_streams: Vec::new(), nonce: Some(nonce.clone()) };
-        let effect = self.tdi_mut(head.interface)?.take_lock(lock).ok_or(ErrorCode::InvalidInterfaceState)?;
-        put(response, head, &Response::Lock(LockResponse { nonce: nonce.borrow() }));
-        Ok(effect)
+        Ok(nonce)
     }
 
     /// The bytes of the report for as long as the lock lasts.

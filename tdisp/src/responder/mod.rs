@@ -61,8 +61,8 @@ pub use intake::{Answered, Ticket};
 pub use settings::{OptionalRequests, Settings};
 use tdi::Tdi;
 
-use crate::state::event::{DeviceEvent, Event, Hits};
-use crate::state::{State, Trigger};
+use crate::state::event::{DeviceEvent, Event};
+use crate::state::{State, Streams};
 use crate::wire::{ErrorCode, FunctionId, Head, InterfaceId, LockRequest, MmioRange, Response};
 
 /// What a request or an event did, for whoever embeds the DSM.
@@ -186,9 +186,9 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         self.tdi(function)?.lock().map(|lock| &lock.request)
     }
 
-    /// The direct P2P streams that are bound to a TDI, in the order in which they were bound.
-    pub fn p2p_streams(&self, function: FunctionId) -> &[u8] {
-        self.tdi(function).and_then(Tdi::lock).map_or(&[], |lock| &lock.p2p_streams)
+    /// The direct P2P streams that are bound to a TDI.
+    pub fn p2p_streams(&self, function: FunctionId) -> Streams {
+        self.tdi(function).and_then(Tdi::bond).map(|bond| bond.p2p).unwrap_or_default()
     }
 
     /// The device below.
@@ -208,19 +208,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         let mut effects = Vec::new();
         self.waiting.event(event);
         for tdi in self.tdis.values_mut() {
-            let trigger = match event {
-                Event::Function(function, event) => {
-                    let rule = event.rule();
-                    let own = tdi.function.matches(function);
-                    let virtual_one = tdi.physical.is_some_and(|physical| physical.matches(function));
-                    let hit = own || (rule.hits == Hits::FunctionAndVirtual && virtual_one);
-                    (hit && tdi.meets(rule.when)).then_some(Trigger::Fault)
-                }
-                Event::Stream(stream, _) => tdi.bound_to(stream).then_some(Trigger::Fault),
-                Event::SessionEnded(session) => tdi.locked_by(session).then_some(Trigger::Fault),
-                Event::Device(event) => Some(event.trigger()),
-            };
-            effects.extend(trigger.and_then(|trigger| tdi.advance(trigger)));
+            effects.extend(tdi.hit_by(event).and_then(|trigger| tdi.advance(trigger)));
         }
         effects
     }
@@ -231,12 +219,12 @@ impl<D: Device, E: Entropy> Responder<D, E> {
     }
 
     fn tdi(&self, function: FunctionId) -> Option<&Tdi> {
-        self.tdis.get(&function.rid()).filter(|tdi| tdi.function.matches(function))
+        self.tdis.get(&function.rid()).filter(|tdi| tdi.function().matches(function))
     }
 
     fn tdi_mut(&mut self, interface: InterfaceId) -> Result<&mut Tdi, Refusal> {
         let function = interface.function;
-        let tdi = self.tdis.get_mut(&function.rid()).filter(|tdi| tdi.function.matches(function));
+        let tdi = self.tdis.get_mut(&function.rid()).filter(|tdi| tdi.function().matches(function));
         tdi.ok_or(ErrorCode::InvalidInterface.into())
     }
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Device, Effect, Entropy, Refusal, Responder, put};
+use crate::state::{Need, Trigger};
 use crate::wire::{
     BindP2pRequest, BindP2pResponse, ErrorCode, Head, LockFlags, Response, UnbindP2pRequest,
     UnbindP2pResponse,
@@ -16,16 +17,23 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
     ) -> Result<Effect, Refusal> {
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let (function, lock) = (tdi.function, tdi.lock().ok_or(ErrorCode::InvalidInterfaceState)?);
-        let bindable = lock.request.flags.contains(LockFlags::BIND_P2P)
-            && !tdi.bound_to(stream)
-            // The keys must have come through the session that the TDI was locked through.
-            && self.device.p2p_stream(function, stream) == Some(lock.session);
-        if !bindable {
-            return Err(ErrorCode::InvalidRequest.into());
+        let (function, lock) = (tdi.function(), tdi.lock().ok_or(ErrorCode::InvalidInterfaceState)?);
+        let bond = tdi.bond().ok_or(ErrorCode::InvalidInterfaceState)?;
+        for need in tdi.needs(Trigger::BindP2p).ok_or(ErrorCode::InvalidInterfaceState)? {
+            let met = match need {
+                Need::P2pAllowed => {
+                    lock.request.flags.contains(LockFlags::BIND_P2P) && !bond.holds_to(stream)
+                }
+                // The keys must have come through the session that the TDI was locked through.
+                Need::Keyed => self.device.p2p_stream(function, stream) == Some(bond.session),
+                // Not to be met here.
+                _ => false,
+            };
+            if !met {
+                return Err(ErrorCode::InvalidRequest.into());
+            }
         }
-        let lock = self.tdi_mut(head.interface)?.lock_mut().ok_or(ErrorCode::InvalidInterfaceState)?;
-        lock.p2p_streams.push(stream);
+        self.tdi_mut(head.interface)?.set_p2p(stream, true).ok_or(ErrorCode::InvalidInterfaceState)?;
         put(response, head, &Response::BindP2p(BindP2pResponse));
         Ok(Effect::StreamBound { function, stream })
     }
@@ -37,15 +45,17 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
     ) -> Result<Effect, Refusal> {
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let (function, lock) = (tdi.function, tdi.lock().ok_or(ErrorCode::InvalidInterfaceState)?);
-        if !lock.p2p_streams.contains(&stream) {
-            return Err(ErrorCode::InvalidRequest.into());
+        let (function, bond) = (tdi.function(), tdi.bond().ok_or(ErrorCode::InvalidInterfaceState)?);
+        for need in tdi.needs(Trigger::UnbindP2p).ok_or(ErrorCode::InvalidInterfaceState)? {
+            match need {
+                Need::P2pBound if bond.p2p.contains(stream) => {}
+                Need::Idle if self.device.outstanding_on(function, stream) == 0 => {}
+                Need::Idle => return Err(ErrorCode::Busy.into()),
+                // Not bound; and a need that is not to be met here.
+                _ => return Err(ErrorCode::InvalidRequest.into()),
+            }
         }
-        if self.device.outstanding_on(function, stream) > 0 {
-            return Err(ErrorCode::Busy.into());
-        }
-        let lock = self.tdi_mut(head.interface)?.lock_mut().ok_or(ErrorCode::InvalidInterfaceState)?;
-        lock.p2p_streams.retain(|&bound| bound != stream);
+        self.tdi_mut(head.interface)?.set_p2p(stream, false).ok_or(ErrorCode::InvalidInterfaceState)?;
         put(response, head, &Response::UnbindP2p(UnbindP2pResponse));
         Ok(Effect::StreamReleased { function, stream })
     }

@@ -1,100 +1,102 @@
-//! One TDI: its state, and what its lock holds.
+//! One TDI: what the tables say of it, and what its lock left behind.
 
 use super::Effect;
-use crate::state::event::{SessionId, When};
-use crate::state::{self, State, Trigger};
-use crate::wire::{FunctionId, LockFlags, LockRequest, Nonce, NonceRef};
+use crate::state::event::{Event, SessionId};
+use crate::state::{self, Bond, Closed, Need, State, Streams, TABLE, Trigger};
+use crate::wire::{FunctionId, LockFlags, LockRequest, Nonce, NonceRef, RequestCode};
 use alloc::vec::Vec;
 
 /// One TDI.
 ///
 /// # Invariants
-/// 1. `lock` is `Some` in every state but CONFIG_UNLOCKED.
-/// 2. `lock.nonce` is `Some` in CONFIG_LOCKED only.
-/// 3. `stopping` is false in CONFIG_UNLOCKED.
+/// 1. `lock` is `Some` exactly while `machine` has a bond.
+/// 2. `lock.nonce` is `Some` exactly while the nonce of `machine` is good.
 #[derive(Debug)]
 pub(super) struct Tdi {
-    pub(super) function: FunctionId,
-    pub(super) physical: Option<FunctionId>,
+    machine: state::Tdi,
     #[cfg(feature = "set-config")]
     pub(super) config: crate::wire::Config,
-    state: State,
     lock: Option<Lock>,
-    /// A STOP has begun its scrub.
-    stopping: bool,
 }
 
 /// What a LOCK left behind.
 #[derive(Debug)]
 pub(super) struct Lock {
     pub(super) request: LockRequest,
-    pub(super) session: SessionId,
     /// The report as it was at the moment of the lock.
     pub(super) report: Vec<u8>,
-    /// Direct P2P streams that are bound.
-    pub(super) p2p_streams: Vec<u8>,
     pub(super) nonce: Option<Nonce>,
 }
 
 impl Tdi {
     pub(super) fn new(function: FunctionId, physical: Option<FunctionId>) -> Self {
         Tdi {
-            function,
-            physical,
+            machine: state::Tdi::new(function, physical),
             #[cfg(feature = "set-config")]
             config: crate::wire::Config::empty(),
-            state: State::ConfigUnlocked,
             lock: None,
-            stopping: false,
         }
     }
 
+    pub(super) fn function(&self) -> FunctionId {
+        self.machine.function()
+    }
+
     pub(super) fn state(&self) -> State {
-        self.state
+        self.machine.state()
     }
 
     pub(super) fn lock(&self) -> Option<&Lock> {
         self.lock.as_ref()
     }
 
-    pub(super) fn lock_mut(&mut self) -> Option<&mut Lock> {
-        self.lock.as_mut()
+    pub(super) fn bond(&self) -> Option<&Bond> {
+        self.machine.bond()
     }
 
-    /// What the trust domain left is being wiped: only STOP or a reset lead out of it.
-    pub(super) fn begin_stop(&mut self) {
-        self.stopping = self.state != State::ConfigUnlocked;
+    /// Whether the request is answered now.
+    pub(super) fn admits(&self, request: RequestCode) -> Result<(), Closed> {
+        self.machine.admits(&TABLE, request)
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping
+    /// What must be met first; `None` where the state forbids it.
+    pub(super) fn needs(&self, on: Trigger) -> Option<&'static [Need]> {
+        self.machine.needs(&TABLE, on)
     }
 
-    /// Takes the lock; `None`, and nothing changed, where the state forbids it.
-    pub(super) fn take_lock(&mut self, lock: Lock) -> Option<Effect> {
-        let effect = self.advance(Trigger::Lock)?;
+    /// What the trust domain left is being wiped.
+    pub(super) fn begin_wipe(&mut self) {
+        self.machine.begin_wipe();
+    }
+
+    /// Takes the lock, whose needs are met; `None`, and nothing changed, where the state forbids it.
+    pub(super) fn take_lock(&mut self, session: SessionId, lock: Lock) -> Option<Effect> {
+        let msix = lock.request.flags.contains(LockFlags::LOCK_MSIX);
+        let bond = Bond { session, stream: lock.request.stream, p2p: Streams::default(), msix };
+        let moved = self.machine.lock(&TABLE, bond)?;
         self.lock = Some(lock);
-        Some(effect)
+        self.settle(moved)
     }
 
-    /// Moves by the table. `None` where the trigger leads nowhere or to the same state.
+    /// Binds a P2P stream, or frees it, once what that needs is met. `None`, and nothing changed, where the state
+    /// forbids it.
+    pub(super) fn set_p2p(&mut self, stream: u8, bound: bool) -> Option<()> {
+        self.machine.set_p2p(&TABLE, stream, bound)
+    }
+
+    /// Moves by the table, once what that needs is met. `None` where the trigger leads nowhere or to the same state.
     pub(super) fn advance(&mut self, trigger: Trigger) -> Option<Effect> {
-        let from = self.state;
-        let to = state::next(from, trigger)?;
-        // INVARIANT 2: the nonce goes before the state does.
-        if let Some(lock) = &mut self.lock {
-            lock.nonce = None;
-        }
-        if to == State::ConfigUnlocked {
-            self.lock = None;
-            self.stopping = false;
-        }
+        let moved = self.machine.apply(&TABLE, trigger)?;
         #[cfg(feature = "set-config")]
         if trigger == Trigger::Reset {
             self.config = crate::wire::Config::empty();
         }
-        self.state = to;
-        (from != to).then_some(Effect::StateChanged { function: self.function, from, to })
+        self.settle(moved)
+    }
+
+    /// What an event is to this TDI, if it hits it.
+    pub(super) fn hit_by(&self, event: Event) -> Option<Trigger> {
+        self.machine.hit_by(&TABLE, event)
     }
 
     /// Whether it is the nonce of the lock; compared in constant time.
@@ -103,23 +105,15 @@ impl Tdi {
         own.is_some_and(|own| own.borrow() == nonce)
     }
 
-    /// By the lock or by BIND_P2P_STREAM.
-    pub(super) fn bound_to(&self, stream: u8) -> bool {
-        self.lock
-            .as_ref()
-            .is_some_and(|lock| lock.request.stream == stream || lock.p2p_streams.contains(&stream))
-    }
-
-    pub(super) fn locked_by(&self, session: SessionId) -> bool {
-        self.lock.as_ref().is_some_and(|lock| lock.session == session)
-    }
-
-    pub(super) fn meets(&self, when: When) -> bool {
-        let flags = self.lock.as_ref().map(|lock| lock.request.flags);
-        match when {
-            When::Always => true,
-            When::MsixLocked => flags.is_some_and(|flags| flags.contains(LockFlags::LOCK_MSIX)),
+    /// Drops what the new state does not keep (INVARIANTS 1 and 2).
+    fn settle(&mut self, (from, to): (State, State)) -> Option<Effect> {
+        if self.machine.bond().is_none() {
+            self.lock = None;
         }
+        if let Some(lock) = self.lock.as_mut().filter(|_| !self.machine.has_nonce()) {
+            lock.nonce = None;
+        }
+        (from != to).then_some(Effect::StateChanged { function: self.function(), from, to })
     }
 }
 
@@ -131,8 +125,7 @@ mod tests {
         let mut tdi = Tdi::new(FunctionId::new(1), None);
         let nonce = Some(Nonce::new([9; 32]));
         let request = LockRequest::default();
-        tdi.take_lock(Lock { request, session: SessionId(0), report: vec![1], p2p_streams: vec![], nonce })
-            .unwrap();
+        tdi.take_lock(SessionId(0), Lock { request, report: vec![1], nonce }).unwrap();
         assert!(tdi.nonce_is(NonceRef::new(&[9; 32])));
         tdi
     }
@@ -153,9 +146,9 @@ mod tests {
     fn a_lock_that_the_state_forbids_leaves_the_old_one() {
         let mut tdi = locked();
         let request = LockRequest { stream: 5, ..LockRequest::default() };
-        let lock =
-            Lock { request, session: SessionId(1), report: Vec::new(), p2p_streams: Vec::new(), nonce: None };
-        assert_eq!(tdi.take_lock(lock), None);
-        assert!(tdi.locked_by(SessionId(0)) && tdi.nonce_is(NonceRef::new(&[9; 32])));
+        let lock = Lock { request, report: Vec::new(), nonce: None };
+        assert_eq!(tdi.take_lock(SessionId(1), lock), None);
+        assert_eq!(tdi.bond().map(|bond| bond.session), Some(SessionId(0)));
+        assert!(tdi.nonce_is(NonceRef::new(&[9; 32])));
     }
 }

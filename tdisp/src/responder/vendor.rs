@@ -16,7 +16,7 @@ impl<D: Device, E: Entropy> Responder<D, E> {
         response: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let tdi = self.tdi(head.interface.function).ok_or(ErrorCode::InvalidInterface)?;
-        let (function, state) = (tdi.function, tdi.state());
+        let (function, state) = (tdi.function(), tdi.state());
         let mut data = Vec::new();
         let answered = self.device.vendor_defined(function, state, request.vendor_data, &mut data);
         let vendor_data = VendorData { data: &data, ..request.vendor_data };

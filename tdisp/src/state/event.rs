@@ -1,13 +1,13 @@
 //! What happens to a device from outside TDISP, and which TDIs it hits (chapter 11, "events that lead to ERROR").
 //!
-//! Whoever watches the device (configuration space, IDE, SPDM) reports an [`Event`]; the tables here say what it
+//! Whoever watches the device (configuration space, IDE, SPDM) reports an [`Event`]; [`EVENTS`] says what it
 //! means. Configuration writes that a lock allows (cache line size, interrupt line, AER and such) are no events.
 //! A happening that hits more than one thing is more than one event: a reset of function 0 which ends SPDM
 //! sessions is reported as the function's FLR *and* as the end of each session.
 
 use crate::wire::FunctionId;
 
-use super::Trigger;
+use super::{Bond, Trigger};
 
 /// The SPDM session that a message came through, as its transport numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,13 +27,45 @@ pub enum Event {
     Device(DeviceEvent),
 }
 
-/// Which TDIs an event of a function hits.
+/// What happened, without saying to what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Happening {
+    /// To a function.
+    Function(FunctionEvent),
+    /// To an IDE stream.
+    Stream(StreamEvent),
+    /// The end of an SPDM session.
+    SessionEnded,
+    /// To the whole device.
+    Device(DeviceEvent),
+}
+
+impl Event {
+    /// What happened.
+    pub fn happening(self) -> Happening {
+        match self {
+            Event::Function(_, event) => Happening::Function(event),
+            Event::Stream(_, event) => Happening::Stream(event),
+            Event::SessionEnded(_) => Happening::SessionEnded,
+            Event::Device(event) => Happening::Device(event),
+        }
+    }
+}
+
+/// Which TDIs an event hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hits {
     /// The TDI of the function alone.
     Function,
     /// The TDI of the function, and those of its virtual functions.
     FunctionAndVirtual,
+    /// Each TDI that is bound to the stream: its default stream, and those of BIND_P2P_STREAM.
+    BoundToStream,
+    /// Each TDI that the session locked.
+    LockedBySession,
+    /// Each TDI of the device.
+    All,
 }
 
 /// What must hold for an event to count.
@@ -45,6 +77,47 @@ pub enum When {
     MsixLocked,
 }
 
+/// One line of [`EVENTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRule {
+    /// What happened.
+    pub event: Happening,
+    /// Whom it hits.
+    pub hits: Hits,
+    /// Under which condition.
+    pub when: When,
+    /// What it does to them.
+    pub does: Trigger,
+}
+
+impl EventRule {
+    /// Whether the event, which is this line's, hits a TDI.
+    pub(super) fn is_hit(
+        &self,
+        event: Event,
+        function: FunctionId,
+        physical: Option<FunctionId>,
+        bond: Option<&Bond>,
+    ) -> bool {
+        let hit = match (self.hits, event) {
+            (Hits::Function, Event::Function(of, _)) => function.matches(of),
+            (Hits::FunctionAndVirtual, Event::Function(of, _)) => {
+                function.matches(of) || physical.is_some_and(|physical| physical.matches(of))
+            }
+            (Hits::BoundToStream, Event::Stream(stream, _)) => bond.is_some_and(|bond| bond.holds_to(stream)),
+            (Hits::LockedBySession, Event::SessionEnded(of)) => bond.is_some_and(|bond| bond.session == of),
+            (Hits::All, _) => true,
+            // No line says so: doubt is a hit.
+            _ => true,
+        };
+        let counts = match self.when {
+            When::Always => true,
+            When::MsixLocked => bond.is_some_and(|bond| bond.msix),
+        };
+        hit && counts
+    }
+}
+
 macro_rules! function_events {
     ($($(#[$doc:meta])* $event:ident: $hits:ident, $when:ident;)+) => {
         /// An event of one function.
@@ -54,22 +127,46 @@ macro_rules! function_events {
             $($(#[$doc])* $event,)+
         }
 
-        /// Each event of a function, whom it hits, and under which condition. All of them are faults.
-        pub const FUNCTION_EVENTS: &[FunctionRule] = &[
-            $(FunctionRule { event: FunctionEvent::$event, hits: Hits::$hits, when: When::$when },)+
+        /// Each event there is, whom it hits, under which condition, and what it does to them. Two lines of one
+        /// event do not exist.
+        pub const EVENTS: &[EventRule] = &[
+            $(EventRule {
+                event: Happening::Function(FunctionEvent::$event),
+                hits: Hits::$hits,
+                when: When::$when,
+                does: Trigger::Fault,
+            },)+
+            stream(StreamEvent::CheckFailed),
+            stream(StreamEvent::KeySetStopped),
+            stream(StreamEvent::KeysLost),
+            stream(StreamEvent::Disabled),
+            stream(StreamEvent::LinkDown),
+            stream(StreamEvent::RegistersWritten),
+            EventRule {
+                event: Happening::SessionEnded,
+                hits: Hits::LockedBySession,
+                when: When::Always,
+                does: Trigger::Fault,
+            },
+            device(DeviceEvent::ConventionalReset, Trigger::Reset),
+            device(DeviceEvent::DebugAuthorised, Trigger::Fault),
+            device(DeviceEvent::FirmwareChanged, Trigger::Fault),
+            device(DeviceEvent::DsmFailure, Trigger::Fault),
         ];
     };
 }
 
-/// One line of [`FUNCTION_EVENTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FunctionRule {
-    /// What happened.
-    pub event: FunctionEvent,
-    /// Whom it hits.
-    pub hits: Hits,
-    /// Under which condition.
-    pub when: When,
+const fn stream(event: StreamEvent) -> EventRule {
+    EventRule {
+        event: Happening::Stream(event),
+        hits: Hits::BoundToStream,
+        when: When::Always,
+        does: Trigger::Fault,
+    }
+}
+
+const fn device(event: DeviceEvent, does: Trigger) -> EventRule {
+    EventRule { event: Happening::Device(event), hits: Hits::All, when: When::Always, does }
 }
 
 function_events! {
@@ -121,15 +218,6 @@ function_events! {
     DeviceConfigurationChanged: Function, Always;
 }
 
-impl FunctionEvent {
-    /// The line of the event in [`FUNCTION_EVENTS`].
-    pub fn rule(self) -> FunctionRule {
-        let found = FUNCTION_EVENTS.iter().copied().find(|rule| rule.event == self);
-        // The table is made together with the enum, so the line is there; without it the event would hit all.
-        found.unwrap_or(FunctionRule { event: self, hits: Hits::FunctionAndVirtual, when: When::Always })
-    }
-}
-
 /// An event of an IDE stream. Every one makes the stream insecure, and is a fault of each TDI bound to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -160,20 +248,4 @@ pub enum DeviceEvent {
     FirmwareChanged,
     /// The DSM itself failed.
     DsmFailure,
-}
-
-/// Each event of the device and what it does to every TDI.
-pub const DEVICE_EVENTS: [(DeviceEvent, Trigger); 4] = [
-    (DeviceEvent::ConventionalReset, Trigger::Reset),
-    (DeviceEvent::DebugAuthorised, Trigger::Fault),
-    (DeviceEvent::FirmwareChanged, Trigger::Fault),
-    (DeviceEvent::DsmFailure, Trigger::Fault),
-];
-
-impl DeviceEvent {
-    /// What the event does to every TDI. An event without a line in [`DEVICE_EVENTS`] would be a fault.
-    pub fn trigger(self) -> Trigger {
-        let found = DEVICE_EVENTS.iter().find(|(event, _)| *event == self);
-        found.map_or(Trigger::Fault, |&(_, trigger)| trigger)
-    }
 }
