@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::tags::{Piece, tagged};
-use super::window::{BARS, Window};
+use super::window::{BARS, HostPage, Window};
 use super::{Attr, TagTable, TaggedRange};
 
 /// The tags of a table, see [`TagTable::iter`]. Linear over the whole table; allocates nothing.
@@ -15,6 +15,8 @@ pub struct Walk<'a> {
     at: u64,
     /// Index of the next piece.
     next: usize,
+    /// Each page of the report is one of the host.
+    small: bool,
     /// Pieces without a gap between them whose tags go together: up to where, and the whole host pages in them.
     run_end: u64,
     whole: Range<u64>,
@@ -22,7 +24,15 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(table: &'a TagTable) -> Self {
-        Walk { table, bar: 0, at: 0, next: 0, run_end: 0, whole: 0..0 }
+        Walk {
+            table,
+            bar: 0,
+            at: 0,
+            next: 0,
+            small: table.host_page == HostPage::SMALL,
+            run_end: 0,
+            whole: 0..0,
+        }
     }
 
     /// Finds the run that begins with `piece`, the next one.
@@ -30,11 +40,6 @@ impl<'a> Walk<'a> {
         let attr = piece.usable_as();
         let mut end = piece.end;
         let page = self.table.host_page.pages();
-        if page == 1 {
-            // Each page of the report is one of the host.
-            (self.run_end, self.whole) = (end, piece.first..end);
-            return;
-        }
         for piece in self.table.pieces.get(self.next..).unwrap_or(&[]).iter().skip(1) {
             if piece.bar != self.bar || piece.first != end || !attr.goes_with(piece.usable_as()) {
                 break;
@@ -48,6 +53,21 @@ impl<'a> Walk<'a> {
         self.run_end = end;
         // Without one whole page of the host all of the run comes before the first.
         self.whole = if first < last { first..last } else { end..end };
+    }
+
+    /// How far the next part of the piece goes whose pages of the host are all of its kind, or none of them.
+    fn part(&mut self, window: &Window, piece: &Piece) -> (u64, Attr) {
+        if self.at >= self.run_end {
+            self.measure(window, piece);
+        }
+        let (end, attr) = if self.at < self.whole.start {
+            (self.whole.start, Attr::Inaccessible)
+        } else if self.at < self.whole.end {
+            (self.whole.end, piece.usable_as())
+        } else {
+            (piece.end, Attr::Inaccessible)
+        };
+        (end.min(piece.end), attr)
     }
 }
 
@@ -72,17 +92,9 @@ impl Iterator for Walk<'_> {
                 self.at = piece.map_or(window.pages, |piece| piece.first);
                 return Some(tagged(self.bar, first, self.at, Attr::Inaccessible));
             };
-            if first >= self.run_end {
-                self.measure(window, piece);
-            }
-            let (end, attr) = if first < self.whole.start {
-                (self.whole.start, Attr::Inaccessible)
-            } else if first < self.whole.end {
-                (self.whole.end, piece.usable_as())
-            } else {
-                (piece.end, Attr::Inaccessible)
-            };
-            self.at = end.min(piece.end);
+            let (end, attr) =
+                if self.small { (piece.end, piece.usable_as()) } else { self.part(window, piece) };
+            self.at = end;
             if self.at == piece.end {
                 self.next = self.next.saturating_add(1);
             }

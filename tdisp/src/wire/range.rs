@@ -55,6 +55,7 @@ impl MmioRange {
     }
 
     /// The BAR that the range id names.
+    #[inline]
     pub fn bar(&self) -> Option<u8> {
         u8::try_from(self.id).ok().filter(|&bar| bar <= 7)
     }
