@@ -17,6 +17,7 @@ struct Arguments {
     rounds: usize,
 }
 
+#[expect(clippy::print_stdout, reason = "a command")]
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let effort = Effort {
         rounds: arguments.rounds.max(1),
@@ -24,10 +25,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         imports: 20,
         bounced: 32 << 10,
     };
-    let rows = measure(effort)?;
-    let mut out = String::from("| what | median | unit | spread | n |\n|---|---|---|---|---|\n");
-    rows.iter().for_each(|row| out.extend([&row.line(), "\n"]));
-    std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes())?;
+    println!("| what | median | unit | spread | n |\n|---|---|---|---|---|");
+    let rows = measure(effort, |row| println!("{}", row.line()))?;
     if let Some(file) = &arguments.json {
         let rows: Vec<_> = rows.iter().map(tidegate_bench::guest::Row::json).collect();
         std::fs::write(file, serde_json::to_string(&rows)? + "\n")?;

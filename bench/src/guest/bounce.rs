@@ -3,10 +3,10 @@
 use super::{Effort, Failure, Lent, Row, find, first};
 use std::time::Instant;
 use tidegate_core::{Channel, ChannelConfig, Completion, Engine, Fabric, Op, Status, Submit};
-use tidegate_p2p::bounce::{Bounce, Buffers, End};
+use tidegate_p2p::bounce::{Bounce, Buffers, End, Legs};
 use tidegate_p2p::engine::edu::Edu;
 use tidegate_p2p::vfio::Vfio;
-use tidegate_p2p::{Domain, Progress, Want};
+use tidegate_p2p::{Device, Domain, Progress, Want};
 
 /// Of the buffers between the legs, and of one transfer of edu.
 const PIECE: u32 = 4096;
@@ -26,25 +26,26 @@ pub(super) fn measure(effort: Effort) -> Result<Vec<Row>, Failure> {
     let (from, to) = (from.region().handle(), to.region().handle());
     let poller = fabric.poller("bounce bench");
     let (mut direct, mut bounced) = (Vec::new(), Vec::new());
+    let open = |edu: &Device<Vfio>| edu.channel(&poller, Edu::default(), ChannelConfig::depth(16));
+    let (mut one, mut other) = (open(&edus.0)?, open(&edus.1)?);
     for _ in 0..effort.rounds {
-        let open =
-            |edu: &tidegate_p2p::Device<Vfio>| edu.channel(&poller, Edu::default(), ChannelConfig::depth(16));
-        let mut one = open(&edus.0)?;
         let since = Instant::now();
         run(&mut one, Op::copy(from.span(0..bytes), to.span(0..bytes)))?;
         direct.push(rate(bytes, since));
         let buffers = Buffers::new(&domain, &domain, 4, u64::from(PIECE), None)?;
         let fill = move |at: u64, piece| Op::copy(from.span(at..at + u64::from(PIECE)), piece);
         let drain = move |at: u64, piece| Op::copy(piece, to.span(at..at + u64::from(PIECE)));
-        let mut bounce = Bounce::two(buffers, one, open(&edus.1)?, fill, drain).piece(PIECE);
+        let mut bounce = Bounce::two(buffers, one, other, fill, drain).piece(PIECE);
         let since = Instant::now();
         bounce.begin(bytes)?;
         while bounce.turn() != Progress::Done {
             std::hint::spin_loop();
         }
         bounced.push(rate(bytes, since));
-        if bounce.end() != Some(End::Finished { confirmed: false }) {
-            return Err(format!("the bounce ended with {:?}", bounce.end()).into());
+        let end = bounce.end();
+        match (end, bounce.into_legs()) {
+            (Some(End::Finished { .. }), Ok(Legs::Two(first, second))) => (one, other) = (first, second),
+            _ => return Err(format!("the bounce ended with {end:?}").into()),
         }
     }
     Ok(vec![

@@ -6,11 +6,14 @@ mod import;
 mod nvme;
 
 use crate::stats::Sorted;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_core::Memory;
 use tidegate_p2p::PciAddress;
 use tidegate_p2p::vfio::Vfio;
 use tidegate_p2p::vfio::handover::Handover;
+
+/// How long a device may take to be let go of.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whatever went wrong, with its reason.
 pub type Failure = Box<dyn std::error::Error>;
@@ -62,14 +65,18 @@ pub struct Effort {
     pub bounced: u64,
 }
 
-/// All of it. The devices are with no driver, or with the kernel's own, before and after.
+/// All of it; `each` gets every row as soon as it is there. The devices are with no driver, or with the kernel's own, before and after.
 ///
 /// # Errors
 /// The first [`Failure`].
-pub fn measure(effort: Effort) -> Result<Vec<Row>, Failure> {
-    let mut rows = nvme::measure(effort)?;
-    rows.extend(import::measure(effort)?);
-    rows.extend(bounce::measure(effort)?);
+pub fn measure(effort: Effort, mut each: impl FnMut(&Row)) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    let groups = [nvme::measure, import::measure, bounce::measure];
+    for group in groups {
+        let new = group(effort)?;
+        new.iter().for_each(&mut each);
+        rows.extend(new);
+    }
     Ok(rows)
 }
 
@@ -104,19 +111,21 @@ impl Drop for Lent {
     fn drop(&mut self) {
         for at in &self.0 {
             // The last to let go of a device may be the fabric's control thread.
-            let gave = (0..1000).any(|_| {
-                let gave = Handover::new().give(*at).is_ok();
-                if !gave {
-                    std::thread::sleep(Duration::from_millis(10));
+            let since = Instant::now();
+            while let Err(why) = Handover::new().give(*at) {
+                if since.elapsed() > PATIENCE {
+                    say(&format!("{at} could not be given back: {why}"));
+                    break;
                 }
-                gave
-            });
-            if !gave {
-                let line = format!("{at} could not be given back\n");
-                let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+                std::thread::sleep(Duration::from_millis(50));
             }
         }
     }
+}
+
+/// To whoever started it.
+fn say(what: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{what}\n").as_bytes());
 }
 
 fn memory(name: &str, len: u64) -> Result<std::sync::Arc<Memory>, Failure> {
