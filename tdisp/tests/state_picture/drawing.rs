@@ -4,8 +4,8 @@ use super::words::{needs, trigger};
 use std::fmt::Write;
 use tidegate_tdisp::state::{State, Transition};
 
-const WIDTH: f64 = 1180.0;
-const HEIGHT: f64 = 640.0;
+const WIDTH: f64 = 1220.0;
+const HEIGHT: f64 = 690.0;
 /// Half a box.
 const BOX: (f64, f64) = (95.0, 30.0);
 const LINE: f64 = 15.0;
@@ -16,10 +16,10 @@ type Arrow = (State, State, Vec<&'static Transition>);
 /// Where a state stands.
 fn place(state: State) -> (f64, f64) {
     match state {
-        State::ConfigUnlocked => (150.0, 170.0),
-        State::ConfigLocked => (590.0, 170.0),
-        State::Run => (1030.0, 170.0),
-        State::Error => (810.0, 560.0),
+        State::ConfigUnlocked => (150.0, 240.0),
+        State::ConfigLocked => (590.0, 240.0),
+        State::Run => (1030.0, 240.0),
+        State::Error => (810.0, 630.0),
     }
 }
 
