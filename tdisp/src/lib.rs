@@ -11,6 +11,7 @@
 //! * [`state`]: the state machine as tables: transitions, legal requests, events.
 //! * [`responder`]: a DSM in software.
 //! * [`requester`]: what a TSM says.
+//! * [`validator`]: the acceptance cases for a DSM, to be put to any.
 //! * [`report`]: the interface report, and which page of which BAR is private.
 //! * [`platform`]: unbind as a step list per platform, and firmware that refuses wrong orders.
 //! * [`tdi`]: the coordinator that takes a real device through all of it (feature `std`, on by default; without it
@@ -106,4 +107,5 @@ pub mod responder;
 pub mod state;
 #[cfg(feature = "std")]
 pub mod tdi;
+pub mod validator;
 pub mod wire;
