@@ -93,6 +93,58 @@ fn the_tdisp_responder_answers_each_line_before_it_reads_the_next() {
     assert!(child.wait().unwrap().success());
 }
 
+/// The verdicts of the requester over a command, in the order of the cases, and the exit code.
+fn verdicts(options: &str, peer: &[&str]) -> (Vec<String>, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let options = options.split_whitespace();
+    let output = command.args(["tdisp", "requester"]).args(options).arg("--").args(peer).output().unwrap();
+    let lines = text(&output.stdout);
+    let said = lines.lines().filter_map(|line| line.split_once(' ').filter(|(id, _)| id.starts_with('V')));
+    let short = |(id, said): (&str, &str)| format!("{id} {}", said.split(':').next().unwrap());
+    (said.map(short).collect(), code(&output))
+}
+
+#[test]
+fn the_tdisp_requester_passes_our_responder_and_says_what_was_not_posed() {
+    let tidegate = env!("CARGO_BIN_EXE_tidegate");
+    let peer = [tidegate, "tdisp", "responder"];
+    let not_posed = |said: &[String], but: &[&str]| {
+        let posed = |line: &&String| !line.ends_with(" pass");
+        said.iter().filter(posed).map(String::as_str).collect::<Vec<_>>() == but
+    };
+    let (said, code) = verdicts("", &peer);
+    assert!(said.len() == 22 && not_posed(&said, &["V3.2 not posed"]) && code == 0, "{said:?}");
+    let with_id = [&peer[..], &["--with-protocol-id", "--ide", "keyed", "--stream", "5"]].concat();
+    let (said, code) = verdicts("--with-protocol-id --stream 5", &with_id);
+    assert!(said.len() == 22 && not_posed(&said, &["V3.2 not posed"]) && code == 0, "{said:?}");
+    let keyless = [&peer[..], &["--ide", "required"]].concat();
+    let (said, code) = verdicts("--without-keys", &keyless);
+    assert!(
+        said.contains(&"V3.2 pass".into()) && said.contains(&"V3.1 not posed".into()) && code == 0,
+        "{said:?}"
+    );
+    let (said, code) = verdicts("", &keyless);
+    assert!(
+        said.contains(&"V3.1 fail".into()) && said.contains(&"V3.2 not posed".into()) && code == 1,
+        "{said:?}"
+    );
+}
+
+#[test]
+fn the_tdisp_requester_gives_no_pass_to_a_peer_that_is_silent_or_not_there_or_talks_nonsense() {
+    for (options, peer) in [
+        ("", &["/nonexistent"][..]),
+        ("", &["true"]),
+        ("", &["cat"]),
+        ("", &["yes", "-"]),
+        ("--timeout 0", &["sleep", "1000"]),
+    ] {
+        let (said, code) = verdicts(options, peer);
+        assert!(said.len() == 22 && code == 1, "{peer:?}");
+        assert!(said.iter().all(|line| !line.ends_with(" pass")), "{peer:?}: {said:?}");
+    }
+}
+
 #[test]
 fn a_device_that_is_not_there_is_exit_code_1() {
     for arguments in

@@ -102,6 +102,8 @@ mod tests {
             "tidegate tdisp decode 01x",
             "tidegate tdisp decode 012",
             "tidegate tdisp decode --doe --spdm 01",
+            "tidegate tdisp requester",
+            "tidegate tdisp requester true",
         ] {
             assert_eq!(code(line), 2, "{line}");
         }
@@ -127,6 +129,7 @@ mod tests {
             &["vfio", "give"],
             &["tdisp", "decode"],
             &["tdisp", "encode"],
+            &["tdisp", "requester"],
             &["tdisp", "responder"],
         ] {
             let help = help(&mut command, path);

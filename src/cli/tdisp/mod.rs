@@ -6,6 +6,7 @@ mod hex;
 mod ide_km;
 mod layer;
 mod message;
+mod requester;
 mod responder;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use hex::Hex;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 
-/// Shows messages of TDISP and IDE_KM, writes them, and speaks TDISP as a device does.
+/// Shows messages of TDISP and IDE_KM, writes them, and speaks TDISP as a device or as its host does.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -59,6 +60,15 @@ enum Verb {
     ///
     /// Changes nothing. Next: `tidegate tdisp decode` shows what the responses say.
     Responder(responder::Arguments),
+    /// Puts the acceptance cases of the public TEE-IO validator (V1.1 to V7.3) to a command that answers TDISP on a pipe, as
+    /// `tidegate tdisp responder` does.
+    ///
+    /// CMD is started anew for each case and ended after it; it must be a device with its TDI in CONFIG_UNLOCKED. Each case gives a line:
+    /// `pass`, `fail` with the reason, or `not posed` where the peer could not be brought to the question. Exit code 0 where something
+    /// passes and nothing fails.
+    ///
+    /// Changes nothing but what CMD does. Next: `tidegate tdisp decode` shows what a message says.
+    Requester(requester::Arguments),
 }
 
 pub(crate) fn run(
@@ -91,9 +101,20 @@ pub(crate) fn run(
                 }
             }
         }
+        Verb::Requester(arguments) => return requester::run(arguments, out),
         Verb::Responder(arguments) => return responder::run(arguments, input, out, complaints),
     }
     Ok(Ended::Well)
+}
+
+/// A number in decimal or, with 0x in front, in hexadecimal.
+fn number<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let number = parsed.map_err(|error| format!("{text:?}: {error}"))?;
+    T::try_from(number).map_err(|_| format!("{text} is too large"))
 }
 
 fn refused(complaints: &mut impl Write, why: &str) -> io::Result<Ended> {

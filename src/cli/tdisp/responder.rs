@@ -2,7 +2,7 @@
 
 use super::super::Ended;
 use super::hex::{self, Hex};
-use super::refused;
+use super::{number, refused};
 use clap::{Args, ValueEnum};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::str::FromStr;
@@ -81,16 +81,6 @@ impl FromStr for Piece {
             _ => Ok(Piece { bar, pages, flags }),
         }
     }
-}
-
-/// A number in decimal or, with 0x in front, in hexadecimal.
-fn number<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    let number = parsed.map_err(|error| format!("{text:?}: {error}"))?;
-    T::try_from(number).map_err(|_| format!("{text} is too large"))
 }
 
 /// Answers the messages on `input` until it ends.
