@@ -120,6 +120,8 @@ pub const GOALS: &[Goal] = &[
     shown("regions/random", "64-regions"),
     peer("regions/operand", "cache-miss", 1.0),
     shown("regions/operand", "independent-miss"),
+    shown("tdisp/lock", "memcpy"),
+    shown("tdisp/tags-64", "memcpy"),
 ];
 
 impl Goal {

@@ -21,6 +21,7 @@ pub mod round;
 pub mod seams;
 pub mod shapes;
 pub mod stats;
+pub mod tdisp;
 pub mod watch;
 
 pub use noop::NoOp;

@@ -10,6 +10,7 @@ mod regions;
 mod revoke;
 mod scale;
 mod tax;
+mod tdisp;
 mod uring;
 mod worker;
 
@@ -29,7 +30,7 @@ pub trait Group {
 }
 
 /// Every group there is.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     "pin",
     "grace-busy",
     "grace-idle",
@@ -48,6 +49,7 @@ pub const NAMES: [&str; 18] = [
     "register",
     "scale",
     "regions",
+    "tdisp",
 ];
 
 /// Sets a group up.
@@ -74,6 +76,7 @@ pub fn group(name: &str) -> Result<Box<dyn Group>, Missing> {
         "register" => Box::new(uring::Register::new()?),
         "scale" => Box::new(scale::Scale::new()?),
         "regions" => Box::new(regions::Regions::new()?),
+        "tdisp" => Box::new(tdisp::Tdisp::new()?),
         _ => return Err(Missing::new(format!("nothing measures {name}"))),
     })
 }
