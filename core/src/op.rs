@@ -238,7 +238,8 @@ pub enum Status {
     /// A region it named was revoked before it was done; nothing is promised of the destination's bytes.
     Revoked,
     /// Its queue was stopped for another's sake, or had room for a part of a list only: submit it again. Nothing is
-    /// promised of the destination.
+    /// promised of the destination. A list whose queue was stopped for a region of its own ends so too, if the piece that
+    /// names the region was done by then; submitted again, it is stale.
     Aborted,
     /// Only for a list: the engine took some of its pieces and does not do another one. Those it took have ended; nothing
     /// is promised of the destination. It will not fare better if it is submitted again.

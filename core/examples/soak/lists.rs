@@ -60,14 +60,24 @@ fn pieces(words: u64, rng: &mut Rng) -> Vec<Piece> {
     all
 }
 
+/// What a revoke in the middle left of the piece whose region it took.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Revoked {
+    No,
+    /// All of it is there: it may have ended before.
+    Arrived,
+    Missing,
+}
+
 /// How a list may end, by what its engine says that it did to it.
-fn is_fair(status: Status, failed: u64, refused: u64, revoked: bool) -> bool {
+fn is_fair(status: Status, failed: u64, refused: u64, revoked: Revoked) -> bool {
     match status {
         Status::Done => failed == 0 && refused == 0,
         Status::Device(5) => failed > 0 && refused == 0,
-        // Of its pieces only some were pushed.
-        Status::Aborted => refused > 0,
-        Status::Revoked => revoked,
+        // Of its pieces only some were pushed; or the queue was stopped for a piece that ended meanwhile, and the others
+        // with it.
+        Status::Aborted => refused > 0 || revoked == Revoked::Arrived,
+        Status::Revoked => revoked != Revoked::No,
         _ => false,
     }
 }
@@ -111,7 +121,13 @@ impl<E: Engine> Lists<E> {
         let Some(end) = self.end(words) else { return false };
         let after = self.mishaps.read();
         let (failed, refused) = (after.0 - before.0, after.1 - before.1);
-        if !is_fair(end.status, failed, refused, revoked.is_some()) {
+        let wanted = self.wanted(&from, &to);
+        let left = revoked.map_or(Revoked::No, |at| {
+            let now = self.to[at].now();
+            let arrived = wanted[at].iter().all(|(word, value)| now[*word as usize] == *value);
+            if arrived { Revoked::Arrived } else { Revoked::Missing }
+        });
+        if !is_fair(end.status, failed, refused, left) {
             wrong(Wrong::Other, 1, || {
                 format!("{end:?}: {failed} parts failed, {refused} were refused, revoked {revoked:?}")
             });
@@ -121,7 +137,7 @@ impl<E: Engine> Lists<E> {
                 wrong(Wrong::LateWrite, 1, || "a list went on after a region of it was revoked".to_owned());
             }
         }
-        self.check(end, words, &from, &to);
+        self.check(end, words, wanted, || format!("{from:?} to {to:?}"));
         let Some(at) = revoked else { return true };
         let made = Place::new(world, 2 << 32);
         made.map(|place| self.to[at] = place).is_some()
@@ -148,23 +164,34 @@ impl<E: Engine> Lists<E> {
         None
     }
 
-    /// Every word is where it belongs, and no other has changed.
-    fn check(&mut self, end: Completion, words: u64, from: &[Piece], to: &[Piece]) {
-        let done = end.status == Status::Done;
-        if done && u64::from(end.len) != words * 8 {
-            wrong(Wrong::Other, 1, || format!("{end:?} of a list of {words} words"));
-        }
+    /// By place, the words that a list writes, and what.
+    fn wanted(&self, from: &[Piece], to: &[Piece]) -> Vec<Vec<(u64, u64)>> {
         let mut values = from.iter().flat_map(|(place, at)| {
             let (words, at) = (&self.from[*place].words, at.clone());
             at.map(move |word| words[word as usize])
         });
-        let mut touched = vec![Vec::new(); SIDES];
+        let mut wanted = vec![Vec::new(); SIDES];
         for (place, at) in to {
-            touched[*place].extend(at.clone().zip(values.by_ref()));
+            wanted[*place].extend(at.clone().zip(values.by_ref()));
         }
-        for (place, touched) in self.to.iter_mut().zip(touched) {
+        wanted
+    }
+
+    /// Every word is where it belongs, and no other has changed.
+    fn check(
+        &mut self,
+        end: Completion,
+        words: u64,
+        wanted: Vec<Vec<(u64, u64)>>,
+        list: impl Fn() -> String,
+    ) {
+        let done = end.status == Status::Done;
+        if done && u64::from(end.len) != words * 8 {
+            wrong(Wrong::Other, 1, || format!("{end:?} of a list of {words} words"));
+        }
+        for (place, wanted) in self.to.iter_mut().zip(wanted) {
             let now = place.now();
-            for (word, value) in touched {
+            for (word, value) in wanted {
                 let word = word as usize;
                 // Of a list that failed any part may have been done.
                 if now[word] == value || !done {
@@ -172,7 +199,7 @@ impl<E: Engine> Lists<E> {
                 }
             }
             if now != place.words {
-                wrong(Wrong::Other, 1, || format!("{end:?}: not what {from:?} to {to:?} leaves"));
+                wrong(Wrong::Other, 1, || format!("{end:?}: not what {} leaves", list()));
                 place.words = now;
             }
         }
