@@ -35,7 +35,7 @@ pub const NAME: &str = "gpu-nic";
 struct Args {
     #[command(flatten)]
     options: Options,
-    /// On the modelled fabric: of N rows the wire delays one behind the next and loses one, on average. 0: a good wire.
+    /// On the modelled fabric: of N rows the wire delays, loses and repeats one each, on average. 0: a good wire.
     #[arg(long, value_name = "N", default_value_t = 0)]
     spoil: u64,
 }
@@ -53,6 +53,7 @@ struct Line {
     sha256_ok: bool,
     violations: u64,
     vram_mappings: u64,
+    register_mappings: u64,
     interruptions: Vec<Interruption>,
 }
 
@@ -94,8 +95,10 @@ fn run<S: Theatre>(
 ) -> Result<Line, StoryError> {
     let tale = story::play(stage, &options.provider(), interrupted, told);
     let tale = played([stage.controller(), stage.display()], tale, told)?;
-    let Tale { interruptions, returned, looks, vram_mappings } = tale;
-    told.say(format!("/proc/self/maps was read {looks} times mid-stream: {vram_mappings} mappings of VRAM"));
+    let Tale { interruptions, returned, looks, vram_mappings, register_mappings } = tale;
+    told.say(format!(
+        "/proc/self/maps was read {looks} times mid-stream: {vram_mappings} mappings of VRAM, {register_mappings} of other BARs"
+    ));
     Ok(Line {
         v: 1,
         story: NAME,
@@ -107,6 +110,7 @@ fn run<S: Theatre>(
         sha256_ok: returned && interruptions.iter().all(|one| one.identical),
         violations: stage.violations(),
         vram_mappings,
+        register_mappings,
         interruptions,
     })
 }

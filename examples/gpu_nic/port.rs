@@ -3,8 +3,9 @@
 //! A wire may lose and reorder frames, and where a row lands is decided by the buffer that is next, not by its header. So
 //! buffers are posted in the order of the rows, and the far end is asked for rows in the order of the buffers. A frame whose
 //! header (in host memory: the device splits it off) names another row than its buffer's was put in a wrong place; that
-//! buffer's row has to come again. Then nothing new is posted until the wire has been silent for a while, and the far end
-//! is asked anew for the rows of all buffers that still wait.
+//! buffer's row has to come again. Then no new row's buffer is posted until the wire has been silent for a while, and the far end
+//! is asked anew for the rows of all buffers that still wait. Silence means nothing while there is no buffer, since frames wait
+//! for one; so if need be a spare one in host memory is posted, and a frame asked for that will end it.
 
 use super::frame::{ASKED, HEADER, Header, Kind, LONGEST, ROW, ROWS, Side, send};
 use crate::rig::StoryError;
@@ -38,6 +39,9 @@ const REQUEST: u64 = 256;
 const REQUESTS_AT: u64 = HEADERS_OUT + (WINDOW * HEADER) as u64;
 const ANSWER: u64 = REQUESTS_AT + REQUESTS as u64 * REQUEST;
 const HOST: u64 = ANSWER + (HEADER + LONGEST) as u64;
+
+/// The row that a spare buffer gets.
+const SPARE: u16 = 0;
 
 /// Cookies: what an operation was, and its slot.
 const FRAME_IN: u64 = 1 << 32;
@@ -105,7 +109,8 @@ impl Rows {
 
 /// A buffer in the ring.
 struct Posted {
-    row: u16,
+    /// `None`: a spare one, in host memory. It gets [`SPARE`].
+    row: Option<u16>,
     slot: usize,
     asked: bool,
 }
@@ -182,7 +187,8 @@ impl<B: Backend> Port<B> {
         let (mut heard, mut silence, mut progress) = (Instant::now(), SILENCE, Instant::now());
         let mut out = [Completion::EMPTY; WINDOW];
         loop {
-            open &= wanted() && channel.closed().is_none();
+            let channel_is_open = channel.closed().is_none();
+            open &= wanted() && channel_is_open;
             let Ok(mut pinned) = channel.pin().map_err(|Seized| std::thread::yield_now()) else { continue };
             let n = pinned.poll(&mut out);
             for completion in out.iter().take(n) {
@@ -195,40 +201,44 @@ impl<B: Backend> Port<B> {
                 let Some(Posted { row, .. }) = posted.remove(at) else { continue };
                 slots.push(slot);
                 if completion.status != Status::Done {
-                    rows.again([row]);
+                    rows.again(row);
                     continue;
                 }
                 heard = Instant::now();
-                if self.is_row(slot, rows.pass, row, completion.len)? {
+                if !self.is_row(slot, rows.pass, row.unwrap_or(SPARE), completion.len)? {
+                    rows.again(row);
+                    astray = true;
+                } else if let Some(row) = row {
                     self.done.push((completion.ticket, row));
                     rows.came.fetch_add(1, Ordering::Release);
                     (silence, progress) = (SILENCE, heard);
-                } else {
-                    rows.again([row]);
-                    astray = true;
                 }
             }
-            let silent = heard.elapsed() > silence && (astray || posted.iter().any(|posted| posted.asked));
-            if silent {
+            let waits = astray || posted.iter().any(|posted| posted.asked || posted.row.is_none());
+            if waits && !posted.is_empty() && heard.elapsed() > silence {
                 posted.iter_mut().for_each(|posted| posted.asked = false);
                 (astray, silence, heard) = (false, (2 * silence).min(LONGEST_SILENCE), Instant::now());
             }
-            while open && !astray && !slots.is_empty() {
-                let Some(row) = rows.lock().pop() else { break };
-                let slot = slots.pop().unwrap_or_default();
-                let header = self.span(HEADERS_IN + (slot * HEADER) as u64, HEADER);
-                let start = u64::from(row) * ROW as u64;
-                let list = OpList::read(0, &[header, window.span(start..start + LONGEST as u64)]);
-                if accepted(pinned.submit_list(&list.cookie(FRAME_IN | slot as u64)), &mut open)? {
-                    posted.push_back(Posted { row, slot, asked: false });
-                } else {
-                    slots.push(slot);
-                    rows.again([row]);
+            while open && !slots.is_empty() {
+                let row = match astray {
+                    true if !posted.is_empty() => break,
+                    true => None,
+                    false => rows.lock().pop(),
+                };
+                if row.is_none() && !astray {
                     break;
                 }
+                let slot = slots.pop().unwrap_or_default();
+                let list = OpList::read(0, &self.buffer(slot, row, window)).cookie(FRAME_IN | slot as u64);
+                if !accepted(pinned.submit_list(&list), &mut open)? {
+                    slots.push(slot);
+                    rows.again(row);
+                    break;
+                }
+                posted.push_back(Posted { row, slot, asked: false });
             }
-            if open && !astray {
-                self.ask(&mut pinned, rows, &mut posted, &mut requests, &mut open)?;
+            if !astray && channel_is_open {
+                self.ask(&mut pinned, rows, &mut posted, &mut requests)?;
             }
             pinned.ring();
             let stop = !open || rows.stop.load(Ordering::Acquire);
@@ -241,34 +251,57 @@ impl<B: Backend> Port<B> {
         }
     }
 
-    /// Asks for rows whose buffers are posted, in their order, as far as the quota goes.
+    /// A buffer's header and payload.
+    fn buffer(&self, slot: usize, row: Option<u16>, window: Handle<Shared>) -> [Span<Shared>; 2] {
+        let header = self.span(HEADERS_IN + (slot * HEADER) as u64, HEADER);
+        let payload = row.map(|row| u64::from(row) * ROW as u64);
+        let payload = payload.map(|start| window.span(start..start + LONGEST as u64));
+        [header, payload.unwrap_or_else(|| self.span(ANSWER + HEADER as u64, LONGEST))]
+    }
+
+    /// Asks for what posted buffers wait for, in their order, as far as the quota goes.
     fn ask(
         &self,
         pinned: &mut Pinned<'_, IgbEngine<B>>,
         rows: &Rows,
         posted: &mut VecDeque<Posted>,
         requests: &mut Vec<u64>,
-        open: &mut bool,
     ) -> Result<(), StoryError> {
-        let waits = posted.iter().filter(|posted| !posted.asked).count();
-        let none_is_asked = waits == posted.len();
+        let under_way = posted.iter().filter(|posted| posted.asked && posted.row.is_some()).count();
         // What was asked for in vain does not count.
-        let under_way = rows.came() + posted.len() - waits;
-        let count = waits.min(rows.quota.load(Ordering::Acquire).saturating_sub(under_way)).min(ASKED);
-        if count == 0 || (count < BATCH && !none_is_asked && rows.left() > 0) {
+        let mut quota = rows.quota.load(Ordering::Acquire).saturating_sub(rows.came() + under_way);
+        let none_is_asked = posted.iter().all(|posted| !posted.asked);
+        let asked: Vec<u16> = posted
+            .iter()
+            .filter(|posted| !posted.asked)
+            .map_while(|posted| match posted.row {
+                None => Some(SPARE),
+                row if quota > 0 => {
+                    quota -= 1;
+                    row
+                }
+                _ => None,
+            })
+            .take(ASKED)
+            .collect();
+        if asked.is_empty() || (asked.len() < BATCH && !none_is_asked && rows.left() > 0) {
             return Ok(());
         }
         let Some(slot) = requests.pop() else { return Ok(()) };
-        let asked: Vec<u16> = posted.iter().filter(|p| !p.asked).take(count).map(|p| p.row).collect();
         let frame = send(rows.pass, &asked);
         let at = REQUESTS_AT + slot * REQUEST;
         self.host.write(at, &frame)?;
         let op = Op::write(self.span(at, frame.len()), 0).cookie(ASK | slot);
-        if !accepted(pinned.submit(op), open)? {
+        // Where the channel closes its buffers end too.
+        if !accepted(pinned.submit(op), &mut false)? {
             requests.push(slot);
             return Ok(());
         }
-        posted.iter_mut().filter(|p| !p.asked).take(count).for_each(|p| p.asked = true);
+        posted
+            .iter_mut()
+            .filter(|posted| !posted.asked)
+            .take(asked.len())
+            .for_each(|posted| posted.asked = true);
         Ok(())
     }
 

@@ -30,10 +30,19 @@ pub trait Theatre: Sync {
     fn screen(&self, pass: u8) -> Result<(), String>;
     /// Has the far end got all of that pass, byte for byte? Else what is wrong.
     fn returned(&self, pass: u8) -> Result<(), String>;
-    /// Is that line of /proc/self/maps a mapping of VRAM?
-    fn maps_vram(&self, line: &str) -> bool;
+    /// What a line of /proc/self/maps is a mapping of.
+    fn mapped(&self, line: &str) -> Mapping;
     /// What the fabric saw that must not be.
     fn violations(&self) -> u64;
+}
+
+/// A mapping, as far as the story asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    Vram,
+    /// Another BAR: where there is one, the look was not blind.
+    Registers,
+    Other,
 }
 
 /// VRAM: a half that anybody reaches, then a private one. A network controller without TDISP reaches the first.
@@ -140,13 +149,35 @@ impl Theatre for SoftStage {
     fn returned(&self, pass: u8) -> Result<(), String> {
         self.far.lock().unwrap_or_else(PoisonError::into_inner).back().check(pass)
     }
-    fn maps_vram(&self, line: &str) -> bool {
+    fn mapped(&self, line: &str) -> Mapping {
         // Address, rights, offset, device, inode.
         let inode = line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
         let vram = self.soft.vram_file(DISPLAY).and_then(|file| file.metadata().ok());
-        inode.is_some() && inode == vram.map(|meta| meta.ino())
+        let is_vram = inode.is_some() && inode == vram.map(|meta| meta.ino());
+        // The model has no other BARs that are memory.
+        if is_vram { Mapping::Vram } else { Mapping::Other }
     }
     fn violations(&self) -> u64 {
         self.soft.violations().len() as u64 + self.soft.left_out()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_of_vram_is_seen() {
+        let stage = SoftStage::new(0).unwrap();
+        let count = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().filter(|line| stage.mapped(line) == Mapping::Vram).count()
+        };
+        assert_eq!(count(), 0, "the fabric itself maps none");
+        let file = stage.soft.vram_file(DISPLAY).unwrap();
+        let map = memmap2::MmapOptions::new().len(4096).map_raw(file).unwrap();
+        assert_eq!(count(), 1);
+        drop(map);
+        assert_eq!(count(), 0);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::frame::ROWS;
 use super::port::{Port, Rows, WINDOW, window_len};
-use super::stage::Theatre;
+use super::stage::{Mapping, Theatre};
 use crate::interruptions::{Interruption, recovered, toggle};
 use crate::rig::StoryError;
 use crate::timeline::Timeline;
@@ -34,6 +34,8 @@ pub struct Tale {
     pub looks: u64,
     /// Mappings of VRAM that were found then.
     pub vram_mappings: u64,
+    /// Mappings of other BARs.
+    pub register_mappings: u64,
 }
 
 struct Teller<'a, S: Theatre> {
@@ -169,7 +171,13 @@ fn is_mid_stream<B: Backend>(came: usize, display: &Device<B>) -> bool {
 fn look<S: Theatre>(stage: &S, tale: &mut Tale) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     tale.looks += u64::from(!maps.is_empty());
-    tale.vram_mappings += maps.lines().filter(|line| stage.maps_vram(line)).count() as u64;
+    for line in maps.lines() {
+        match stage.mapped(line) {
+            Mapping::Vram => tale.vram_mappings += 1,
+            Mapping::Registers => tale.register_mappings += 1,
+            Mapping::Other => {}
+        }
+    }
 }
 
 fn quiesced<B: Backend>(
