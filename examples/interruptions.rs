@@ -50,6 +50,8 @@ pub struct Interruption {
     pub screen: Option<bool>,
     /// Mappings of the target's BAR that this process had while it streamed.
     pub mapped: u64,
+    /// Mappings of devices' registers, which it had then: the look is not blind. None on the modelled fabric.
+    pub registers: u64,
 }
 
 impl Interruption {
@@ -65,6 +67,7 @@ impl Interruption {
             identical: false,
             screen: None,
             mapped: 0,
+            registers: 0,
         }
     }
 
@@ -225,12 +228,13 @@ impl<R: Rig> Teller<'_, R> {
         thread::scope(|scope| {
             let from = Instant::now();
             let poller = scope.spawn(|| (stream(rig, plan, window), Instant::now()));
-            let mut mapped = mappings(rig);
-            let made = plan.wait_until_held(rig, &poller).and_then(|()| {
+            let made = plan.wait_until_under_way(rig, &poller).and_then(|()| {
+                let (mapped, registers) = mappings(rig);
+                plan.wait_until_held(rig, &poller)?;
                 let begun = Begun { what, held: rig.target().gate().in_flight(), when: Instant::now() };
-                interrupt(&begun, told).map(|report| Interruption::of(what, begun.held, &report))
+                let report = interrupt(&begun, told)?;
+                Ok(Interruption { mapped, registers, ..Interruption::of(what, begun.held, &report) })
             });
-            mapped += mappings(rig);
             rig.hold(false);
             plan.stop();
             if made.is_err() {
@@ -239,7 +243,7 @@ impl<R: Rig> Teller<'_, R> {
             }
             let (streamed, to) = poller.join().map_err(|_| StoryError::Poller)?;
             told.span(Track::Stream, "the picture, until it is interrupted", from, to);
-            let made = Interruption { mapped, ..made? };
+            let made = made?;
             told.say(format!("the stream stopped: {} of {} chunks confirmed", streamed?, plan.chunks()));
             Ok(made)
         })
@@ -272,10 +276,11 @@ impl<R: Rig> Teller<'_, R> {
     }
 }
 
-/// Of the target's BAR, in this process.
-fn mappings<R: Rig>(rig: &R) -> u64 {
+/// Of the target's BAR and of devices' registers, in this process.
+fn mappings<R: Rig>(rig: &R) -> (u64, u64) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines().filter(|line| rig.is_mapping(line)).count() as u64
+    let count = |is: &dyn Fn(&str) -> bool| maps.lines().filter(|line| is(line)).count() as u64;
+    (count(&|line| rig.is_mapping(line)), count(&|line| rig.is_registers(line)))
 }
 
 /// Brings a window back after its device was quiesced, shared.

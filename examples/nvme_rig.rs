@@ -255,6 +255,9 @@ impl<B: Backend> Rig for NvmeRig<B> {
     fn is_mapping(&self, line: &str) -> bool {
         (self.of_backend.is_mapping)(line)
     }
+    fn is_registers(&self, line: &str) -> bool {
+        !self.is_mapping(line) && line.contains("/dev/vfio/devices/")
+    }
     fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }

@@ -97,23 +97,40 @@ impl Plan {
         }
     }
 
+    /// Waits until half of the operations before the hold were accepted, unless the poller ended or the user wants out.
+    pub fn wait_until_under_way<R: Rig, T>(
+        &self,
+        rig: &R,
+        poller: &ScopedJoinHandle<'_, T>,
+    ) -> Result<(), StoryError> {
+        wait(rig, poller, || self.until_held.load(Ordering::Acquire) <= self.chunks() / 4)
+    }
+
     /// Waits until the rig holds its source back, unless the poller ended or the user wants out.
     pub fn wait_until_held<R: Rig, T>(
         &self,
         rig: &R,
         poller: &ScopedJoinHandle<'_, T>,
     ) -> Result<(), StoryError> {
-        while !self.held.load(Ordering::Acquire) {
-            if rig.interrupted() {
-                return Err(StoryError::Interrupted);
-            }
-            if poller.is_finished() {
-                return Err(StoryError::Poller);
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        Ok(())
+        wait(rig, poller, || self.held.load(Ordering::Acquire))
     }
+}
+
+fn wait<R: Rig, T>(
+    rig: &R,
+    poller: &ScopedJoinHandle<'_, T>,
+    done: impl Fn() -> bool,
+) -> Result<(), StoryError> {
+    while !done() {
+        if rig.interrupted() {
+            return Err(StoryError::Interrupted);
+        }
+        if poller.is_finished() {
+            return Err(StoryError::Poller);
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(())
 }
 
 /// Streams what is left of the plan into `window` until it is sent and confirmed, or the window or the channel closes.
