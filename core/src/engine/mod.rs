@@ -230,9 +230,9 @@ pub unsafe trait Engine: Send + 'static {
 
     /// Makes sure that posted writes of retired operations to `window` have arrived, without [`Operation::ReadBack`]
     /// (called if not [`Engine::CONFIRMS`], or where the push of the read-back was [`Push::Unsupported`]). It says
-    /// [`Flush::Flushed`] only of a mapping that was alive: what was written is confirmed then. Operations that are in the queue stay there: an engine that must
-    /// stop its queue for this starts it again where it stood, or answers [`Flush::Impossible`]. Called again until
-    /// it does not answer `Pending`.
+    /// [`Flush::Flushed`] only of a mapping that was alive: what was written is confirmed then. Operations that are in
+    /// the queue stay there: an engine that must stop its queue for this starts it again where it stood, or answers
+    /// [`Flush::Impossible`]. Called again until it does not answer `Pending`.
     fn flush(&mut self, window: &Target) -> Flush {
         let _ = window;
         Flush::Impossible

@@ -215,7 +215,8 @@ impl Soft {
     }
 
     /// Holds back requests of one function to one target once they are translated, until let go or pushed by
-    /// a read: one of `from` on the same way, or one of a register of whoever *Rules* above names. `from` or a function of `to` that does not exist: nothing happens.
+    /// a read: one of `from` on the same way, or one of a register of whoever *Rules* above names. `from` or a function of
+    /// `to` that does not exist: nothing happens.
     pub fn hold(&self, from: PciAddress, to: Toward, held: bool) {
         let target = match to {
             Toward::Memory => Some(Target::Memory),

@@ -69,8 +69,8 @@
 //! ```
 //! ```compile_fail,E0451
 //! # use tidegate_tdisp::tdi::*;
-//! # fn forge() {
-//! let acceptance = Acceptance { bind: todo!() };
+//! # fn forge(another: Acceptance) {
+//! let acceptance = Acceptance { ..another };
 //! # }
 //! ```
 //! ```compile_fail,E0382
