@@ -335,11 +335,8 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_a_problem() {
-        let asked = Asked {
-            tree: Err(&TopologyError::Missing { at: AT.parse().unwrap() }),
-            groups: true,
-            named: true,
-        };
+        let missing = TopologyError::Missing { at: AT.parse().unwrap() };
+        let asked = Asked { tree: Err(&missing), groups: true, named: true };
         let all = device(&Places::below(machine().path()), "0000:09:00.0".parse().unwrap(), asked);
         assert_eq!((all.len(), all[0].status), (1, Status::Problem));
     }
