@@ -4,10 +4,11 @@ push %r14
 push %rbx
 push %rax
 mov (%rdi),%rbx
+cmpq $0xffffffffffffffff,0x40(%rdi)
 mov 0x30(%rdi),%r14
-movzbl 0x40(%rdi),%eax
-test %al,%al
-je <tidegate_hot_ring+0x23>
+setne %al
+or 0x48(%rdi),%al
+je <tidegate_hot_ring+0x28>
 mov 0x10(%rdi),%rdx
 mov 0x28(%rdi),%rdi
 movzbl %al,%esi

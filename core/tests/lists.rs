@@ -10,8 +10,8 @@ use tidegate_core::engine::{
     AddressSpace, Cancel, Engine, ListOperation, Operation, Outcome, Push, Sink, Target,
 };
 use tidegate_core::{
-    Access, Cause, Channel, ChannelConfig, Completion, Deadline, Fabric, Flow, Memory, Op, OpList, Region,
-    Shared, Span, Status, Submit, Ticket,
+    Access, Cause, Channel, ChannelConfig, Completion, Deadline, Fabric, Flow, Handle, Memory, Op, OpList,
+    Region, Shared, Span, Status, Submit, Ticket,
 };
 
 /// One thing to do, in bytes.
@@ -267,6 +267,61 @@ fn a_list_that_does_not_fit_is_full_and_fits_later() {
     assert!(matches!(rig.channel.pin().unwrap().submit_list(&list), Submit::Queued(Ticket(6))));
     assert_eq!(rig.poll().len(), 1);
     rig.balanced();
+}
+
+/// Operations and bytes read from each region, in the order of the regions.
+fn reads(rig: &Rig) -> Vec<(u64, u64)> {
+    let mut rows = rig.fabric.inspect().channels[0].regions.clone();
+    rows.retain(|row| row.used.reads > 0);
+    rows.sort_by_key(|row| (row.region, row.generation));
+    rows.iter().map(|row| (row.used.reads, row.used.read_bytes)).collect()
+}
+
+#[test]
+fn operations_around_a_list_are_counted_to_their_regions_whether_it_was_queued_or_not() {
+    for lists in [true, false] {
+        let mut engine = Backwards::new(lists);
+        engine.room = 1;
+        let mut rig = Rig::new(engine, 8);
+        let list = OpList::copy(&[rig.span(1, 0..4)], &[rig.span(2, 0..4)]);
+        let copy = Op::copy(rig.span(0, 0..8), rig.span(2, 0..8));
+        let mut out = [Completion::EMPTY; 8];
+        let mut pinned = rig.channel.pin().unwrap();
+        assert!(matches!(pinned.submit(copy), Submit::Queued(_)));
+        // The ring has room and the engine has none.
+        assert_eq!(pinned.submit_list(&list), Submit::Full);
+        assert_eq!(pinned.poll(&mut out), 1);
+        assert!(matches!(pinned.submit(copy), Submit::Queued(_)));
+        assert_eq!(pinned.poll(&mut out), 1);
+        assert!(matches!(pinned.submit_list(&list), Submit::Queued(_)));
+        assert_eq!(pinned.poll(&mut out), 1);
+        assert!(matches!(pinned.submit(copy), Submit::Queued(_)));
+        drop(pinned);
+        assert_eq!(rig.poll().len(), 1);
+        assert_eq!(reads(&rig), [(3, 24), (1, 4)]);
+        rig.balanced();
+    }
+}
+
+#[test]
+fn a_region_in_the_slot_of_another_is_counted_by_itself() {
+    let mut rig = Rig::new(Backwards::new(true), 8);
+    for round in 1..=3 {
+        for _ in 0..round {
+            let copy = Op::copy(rig.span(0, 0..8), rig.span(2, 0..8));
+            assert!(matches!(rig.channel.pin().unwrap().submit(copy), Submit::Queued(_)));
+            assert_eq!(rig.poll().len(), 1);
+        }
+        let old = rig.regions.remove(0);
+        assert!(old.revoke(Cause::User, Deadline::millis(1000, 2000)).wait().unwrap().is_clean());
+        let index = old.handle();
+        drop(old);
+        let memory = Memory::allocate("next", SIZE).unwrap();
+        rig.regions.insert(0, rig.fabric.register(memory.backing(), Access::ReadWrite).unwrap());
+        let of = |handle: Handle<Shared>| format!("{handle:?}").split('.').next().map(str::to_owned);
+        assert_eq!(of(rig.regions[0].handle()), of(index), "the slot is used again");
+    }
+    assert_eq!(reads(&rig), [(1, 8), (2, 16), (3, 24)]);
 }
 
 #[test]

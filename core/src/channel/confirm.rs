@@ -3,7 +3,6 @@
 use super::fuse::{fused_by_owner, named};
 use super::group::Kind;
 use super::submit::Desk;
-use super::tally::touched;
 use super::{NO_REGION, Names, Pinned, Ring};
 use crate::engine::{Engine, Operation, Push, Target};
 use crate::op::{Status, Submit, Ticket};
@@ -49,9 +48,8 @@ impl<E: Engine> Pinned<'_, E> {
             None => Ok(desk.refuse(false)),
             Some(engine) => read_back(engine, &mut state.ring, &desk),
         });
-        if state.ring.last != before {
-            self.touched |= touched::PUSHED;
-        }
+        let queued = state.ring.last != before;
+        self.interrupted(queued);
         answer
     }
 }

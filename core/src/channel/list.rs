@@ -3,7 +3,6 @@
 use super::fuse::{fused_by_owner, named};
 use super::group::Kind;
 use super::submit::Desk;
-use super::tally::touched;
 use super::{NO_REGION, Names, Pinned, Ring, Rule};
 use crate::engine::{Engine, ListOperation, Operation, Push, Target};
 use crate::op::{Flow, OpKind, OpList, Operand, Status, Submit};
@@ -26,13 +25,9 @@ impl<E: Engine> Pinned<'_, E> {
                 Ok(sides) => queue(engine, &mut state.ring, list, sides),
             },
         });
-        match answer {
-            Submit::Queued(_) => {
-                self.touched |= touched::PUSHED;
-                answer
-            }
-            refusal => self.refused(refusal),
-        }
+        let queued = matches!(answer, Submit::Queued(_));
+        self.interrupted(queued);
+        if queued { answer } else { self.refused(answer) }
     }
 }
 

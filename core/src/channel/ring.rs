@@ -2,6 +2,7 @@
 
 use super::group::Groups;
 use super::names::{Ended, Entry, Look, Names};
+use super::rows::Generations;
 use super::tally::Tally;
 use crate::engine::Outcome;
 use crate::op::{Completion, Status, Ticket};
@@ -17,6 +18,8 @@ pub(crate) struct Ring {
     pub(crate) depth: u64,
     /// Last ticket accepted.
     pub(crate) last: u64,
+    /// Last ticket that may be accepted: as many as are in flight at most. [`Ring::advance`] moves it.
+    limit: u64,
     /// No ticket before it is in flight; [`Ring::advance`] makes it the oldest that is.
     pub(crate) oldest: u64,
     pub(crate) tally: Tally,
@@ -42,6 +45,7 @@ impl Ring {
             names,
             depth: u64::from(depth),
             last: 0,
+            limit: u64::from(depth),
             oldest: 1,
             tally: Tally::new(),
             soiled: super::NO_REGION,
@@ -61,6 +65,12 @@ impl Ring {
     #[inline(always)]
     pub(crate) fn room(&self) -> u64 {
         self.depth.saturating_sub(self.in_flight())
+    }
+
+    /// [`Ring::room`] is 0, as a section may ask it: nothing ended since [`Ring::advance`].
+    #[inline(always)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.last >= self.limit
     }
 
     /// Entries between the oldest in flight and the newest.
@@ -136,6 +146,22 @@ impl Ring {
                 _ => self.oldest += 1,
             }
         }
+        self.limit = self.oldest - 1 + self.depth;
+    }
+
+    /// The operation just accepted names these regions, and the one before it in this section, if there is one, did
+    /// not: is it one more of the run of the section before?
+    #[inline]
+    pub(super) fn run(&mut self, names: u64, generations: Generations) {
+        if !self.tally.is_run(names, generations) {
+            self.begin_run(names, generations);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_run(&mut self, names: u64, generations: Generations) {
+        self.tally.begin_run(names, generations, self.last - 1);
     }
 
     pub(crate) fn is_in_flight(&self, index: u32) -> bool {

@@ -65,10 +65,22 @@ pub(super) fn key(index: u32, bits: u64) -> u64 {
     if index == NO_REGION { 0 } else { bits & word::GENERATION | u64::from(index) }
 }
 
+/// The generations of the region that is read and the one that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Generations(u64);
+
+impl Generations {
+    /// From the words of two slots, or of two spans.
+    #[inline(always)]
+    pub(super) fn of(from: u64, to: u64) -> Generations {
+        Generations(from & word::GENERATION | to >> word::GENERATION_SHIFT)
+    }
+}
+
 /// The keys of an entry's regions.
-pub(super) fn keys(names: u64, words: [u64; 2]) -> [u64; 2] {
+pub(super) fn keys(names: u64, generations: Generations) -> [u64; 2] {
     let [from, to] = super::Names::regions(names);
-    [key(from, words[0]), key(to, words[1])]
+    [key(from, generations.0), key(to, generations.0 << word::GENERATION_SHIFT)]
 }
 
 /// By the one who has the channel: nobody else writes.

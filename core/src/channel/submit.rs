@@ -1,14 +1,15 @@
 //! Inside a section: submit, poll, ring.
 
 use super::fuse::{fused_by_owner, named, put_aside};
-use super::tally::touched;
-use super::{Core, Counters, Meta, Rule, Rules, State, owner};
+use super::rows::Generations;
+use super::tally::{NO_RUN, touched};
+use super::{Core, Counters, Meta, Ring, Rule, Rules, State, owner};
 use crate::engine::{AddressSpace, Engine, Operation, Push, Sink, Target};
 use crate::epoch::Line;
 use crate::fabric::Shared;
 use crate::op::{Completion, Flow, Op, OpKind, Operand, Submit};
 use crate::region::Generation;
-use crate::region::table::word;
+use crate::region::table::{Table, word};
 use crate::sync::{CellPtr, Ordering, cell_mut, mutated};
 use crossbeam_utils::CachePadded;
 use std::marker::PhantomData;
@@ -27,8 +28,10 @@ pub struct Pinned<'a, E: Engine> {
     epoch: u64,
     /// The owner word, read after the pin.
     owner: u64,
-    /// [`touched`]: what the end of the section has to do.
+    /// [`touched`]: what the end of the section has to do, beside what `run` says.
     pub(super) touched: u8,
+    /// What the operation names that this section queued last; [`NO_RUN`] if there is none that is counted in a run.
+    pub(super) run: u64,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -48,8 +51,8 @@ impl<'a, E: Engine> Pinned<'a, E> {
         epoch: u64,
         owner: u64,
     ) -> Self {
-        let (touched, not_send) = (0, PhantomData);
-        Pinned { line, fabric, core, rules, operands, state, epoch, owner, touched, not_send }
+        let (touched, run, not_send) = (0, NO_RUN, PhantomData);
+        Pinned { line, fabric, core, rules, operands, state, epoch, owner, touched, run, not_send }
     }
 
     #[inline(always)]
@@ -86,10 +89,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
         match self.try_submit(&op) {
             Submit::Queued(ticket) => {
                 // Last: around the call that it may make, little has to be kept.
-                let (before, first) = (ticket.0 - 1, self.touched & touched::PUSHED == 0);
-                let (words, tally) = ((op.from.bits, op.to.bits), &mut self.split().0.ring.tally);
-                tally.submitted(op.names, words, op.len, before, first);
-                self.touched |= touched::PUSHED;
+                self.count(&op);
                 Submit::Queued(ticket)
             }
             refusal => self.refused(refusal),
@@ -110,6 +110,29 @@ impl<'a, E: Engine> Pinned<'a, E> {
         (accepted, None)
     }
 
+    /// Counts an operation that was queued.
+    #[inline(always)]
+    fn count(&mut self, op: &Op) {
+        if cfg!(tidegate_uncounted) {
+            self.touched |= touched::PUSHED;
+            return;
+        }
+        let run = std::mem::replace(&mut self.run, op.names);
+        let (state, desk) = self.split();
+        if run != op.names {
+            enter_run(&mut state.ring, &desk.fabric.table, op.names);
+        }
+        state.ring.tally.submitted(op.len);
+    }
+
+    /// A list or a read-back was tried: what comes after it is another run, also if it was not `queued`.
+    pub(super) fn interrupted(&mut self, queued: bool) {
+        if queued || self.run != NO_RUN {
+            self.touched |= touched::PUSHED;
+        }
+        self.run = NO_RUN;
+    }
+
     /// Counts an answer that is not `Queued`.
     #[inline(always)]
     pub(super) fn refused(&mut self, answer: Submit) -> Submit {
@@ -124,7 +147,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
     fn try_submit(&mut self, op: &Op) -> Submit {
         let (open, epoch) = (self.is_open(), self.epoch);
         let (state, desk) = self.split();
-        if state.engine.is_none() || !open || state.ring.in_flight() >= state.ring.depth {
+        if state.engine.is_none() || !open || state.ring.is_full() {
             return desk.refuse(open);
         }
         let (from, to) = ((op.names >> 32) as u32, op.names as u32);
@@ -230,8 +253,9 @@ impl<E: Engine> Drop for Pinned<'_, E> {
     fn drop(&mut self) {
         // Also if the doorbell panics.
         let leave = Leave { line: self.line, fabric: self.fabric, epoch: self.epoch };
-        if self.touched != 0 {
-            let (touched, meta) = (self.touched, &self.core.meta);
+        let touched = self.touched | if self.run == NO_RUN { 0 } else { touched::PUSHED };
+        if touched != 0 {
+            let meta = &self.core.meta;
             end(self.split().0, touched, meta);
         }
         drop(leave);
@@ -301,9 +325,9 @@ impl Desk<'_> {
             // Relaxed: who has the handle knows that the slot was written (its maker did, and handed it on), and the
             // slot is not written again before a grace period that waits for this section.
             let seen = slot.word.load(Ordering::Relaxed);
-            let found = (seen ^ at.bits) & rule.mask;
-            if found != rule.expect && !cfg!(tidegate_unchecked) {
-                return Err(deny(seen, found ^ rule.expect));
+            let wrong = seen ^ at.bits ^ rule.expect;
+            if wrong & rule.mask != 0 && !cfg!(tidegate_unchecked) {
+                return Err(deny(seen, wrong & rule.mask));
             }
             window &= seen & word::WINDOWS != 0;
         }
@@ -332,6 +356,16 @@ impl Desk<'_> {
     pub(super) fn refuse(&self, open: bool) -> Submit {
         refuse(self.line, self.meta, open)
     }
+}
+
+/// The operation just accepted is the first of its section to name these regions, or the one before it named others.
+/// Their generations, which tell whether another region has had their slots since the section before, are read anew: so
+/// nothing has to be kept for this while the engine is called.
+#[inline(never)]
+fn enter_run(ring: &mut Ring, table: &Table, names: u64) {
+    // Relaxed: the check of the same section read the same.
+    let word = |index| table.of(index).word.load(Ordering::Relaxed);
+    ring.run(names, Generations::of(word((names >> 32) as u32), word(names as u32)));
 }
 
 /// Full or closed?

@@ -3,7 +3,7 @@
 //! Everything published is an atomic that only the channel's possessor (C1) writes, so a reader costs the poller the
 //! cache line and nothing else. Nothing is ordered by it; the atomics are the standard library's also in the models.
 
-use super::rows::{self, Rows, Use};
+use super::rows::{self, Generations, Rows, Use};
 use crate::op::{Flow, Status, Submit};
 use crate::region::RawSpan;
 use crossbeam_utils::CachePadded;
@@ -166,13 +166,12 @@ pub(super) mod touched {
 }
 
 /// Operations in a row on the same regions, over any number of sections.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Run {
     /// What their entries say; [`NO_RUN`]: nothing is counted yet.
     names: u64,
-    /// The words of their spans. The names alone are not enough: what lies in a slot in a later section may be another
-    /// region.
-    words: (u64, u64),
+    /// The names alone are not enough: what lies in a slot in a later section may be another region.
+    generations: Generations,
     /// Last ticket before it.
     before: u64,
     bytes: u64,
@@ -182,7 +181,7 @@ struct Run {
 }
 
 /// No operation names this.
-const NO_RUN: u64 = u64::MAX;
+pub(super) const NO_RUN: u64 = u64::MAX;
 
 /// The owner's numbers.
 #[derive(Debug)]
@@ -206,7 +205,7 @@ impl Tally {
             rare: false,
             run: Run {
                 names: NO_RUN,
-                words: (0, 0),
+                generations: Generations::default(),
                 before: 0,
                 bytes: 0,
                 keys: [0; 2],
@@ -231,17 +230,16 @@ impl Tally {
         self.rare = true;
     }
 
-    /// An operation on these regions, with the words of their spans, was accepted after ticket `before`; `first`: of its
-    /// section (within one, a slot holds one region).
+    /// An operation of the current run was accepted.
     #[inline(always)]
-    pub(super) fn submitted(&mut self, names: u64, words: (u64, u64), len: u64, before: u64, first: bool) {
-        if COUNTED {
-            if self.run.names != names || (first && self.run.words != words) {
-                self.begin_run(names, words, before, len);
-            } else {
-                self.run.bytes += len;
-            }
-        }
+    pub(super) fn submitted(&mut self, len: u64) {
+        self.run.bytes += len;
+    }
+
+    /// Is an operation on these regions one more of the current run?
+    #[inline(always)]
+    pub(super) fn is_run(&self, names: u64, generations: Generations) -> bool {
+        self.run.names == names && self.run.generations == generations
     }
 
     #[inline(always)]
@@ -249,16 +247,16 @@ impl Tally {
         self.counts[Of::Declassified as usize] += u64::from(is);
     }
 
-    #[cold]
-    #[inline(never)]
-    fn begin_run(&mut self, names: u64, words: (u64, u64), before: u64, len: u64) {
+    /// A run of operations on these regions begins after ticket `before`. Asked for the first of a section and where the
+    /// names change only: within a section a slot holds one region.
+    pub(super) fn begin_run(&mut self, names: u64, generations: Generations, before: u64) {
         self.end_run(before);
-        let keys = rows::keys(names, [words.0, words.1]);
+        let keys = rows::keys(names, generations);
         if self.run.keys != keys {
             self.run.keys = keys;
             self.run.places = keys.map(|key| self.published.rows.place(key));
         }
-        (self.run.names, self.run.words, self.run.before, self.run.bytes) = (names, words, before, len);
+        self.run = Run { names, generations, before, bytes: 0, ..self.run };
         self.published.rows.begin(self.run.places, before - self.inner);
     }
 
@@ -397,6 +395,15 @@ mod tests {
     use super::*;
     use crate::channel::{NO_REGION, Names};
 
+    /// As a section counts an operation that was accepted after ticket `before`; `first`: of it, or after a list.
+    fn op(tally: &mut Tally, names: u64, words: (u64, u64), len: u64, before: u64, first: bool) {
+        let generations = Generations::of(words.0, words.1);
+        if (first || tally.run.names != names) && !tally.is_run(names, generations) {
+            tally.begin_run(names, generations, before);
+        }
+        tally.submitted(len);
+    }
+
     #[test]
     fn a_reader_never_sees_more_ended_than_submitted() {
         let mut tally = Tally::new();
@@ -413,7 +420,7 @@ mod tests {
             }
         });
         for last in 1..200_000 {
-            tally.submitted(Names::in_flight(NO_REGION, 1), (0, 1 << 32), 8, last - 1, true);
+            op(&mut tally, Names::in_flight(NO_REGION, 1), (0, 1 << 32), 8, last - 1, true);
             tally.ended(1, 8);
             if last % 7 == 0 {
                 tally.not_done(Status::Device(1));
@@ -432,7 +439,7 @@ mod tests {
         let mut last = 0;
         for words in [(1 << 32, 2 << 32), (1 << 32, 2 << 32), (1 << 32, 7 << 32)] {
             for n in 0..10 {
-                tally.submitted(names, words, 64, last, n == 0);
+                op(&mut tally, names, words, 64, last, n == 0);
                 last += 1;
             }
             tally.publish(touched::PUSHED, last);
@@ -459,7 +466,7 @@ mod tests {
     #[test]
     fn what_comes_after_a_run_is_not_counted_to_it() {
         let mut tally = Tally::new();
-        tally.submitted(Names::in_flight(3, 5), (1 << 32, 1 << 32), 64, 0, true);
+        op(&mut tally, Names::in_flight(3, 5), (1 << 32, 1 << 32), 64, 0, true);
         tally.publish(touched::PUSHED, 1);
         // Ten tickets that are counted on their own.
         tally.interrupt(1);
@@ -474,11 +481,11 @@ mod tests {
     fn a_fence_is_counted_to_no_region_first_of_all_or_after_a_list() {
         let mut tally = Tally::new();
         let (fence, copy) = (Names::in_flight(NO_REGION, NO_REGION), Names::in_flight(3, 5));
-        tally.submitted(fence, (0, 0), 0, 0, true);
+        op(&mut tally, fence, (0, 0), 0, 0, true);
         tally.publish(touched::PUSHED, 1);
-        tally.submitted(copy, (1 << 32, 1 << 32), 8, 1, true);
+        op(&mut tally, copy, (1 << 32, 1 << 32), 8, 1, true);
         tally.interrupt(2);
-        tally.submitted(fence, (0, 0), 0, 2, false);
+        op(&mut tally, fence, (0, 0), 0, 2, false);
         tally.publish(touched::PUSHED, 3);
         let (rows, _) = tally.published().regions();
         let ops = |(_, _, used): &(u32, u32, Use)| used.reads + used.writes;
