@@ -157,6 +157,25 @@ fn a_full_channel_leaves_requests_where_they_are_in_their_order_and_each_submitt
 }
 
 #[test]
+fn a_submitter_that_always_has_more_than_fits_leaves_room_for_the_others() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(4);
+    dev.set(|s| s.auto = true);
+    let region = world.host("r");
+    let mut inbox = Inbox::new(&channel, InboxConfig::default());
+    let mut many = inbox.submitter();
+    let mut one = many.clone();
+    assert_eq!(one.submit(Op::fill(region.span(), 1)), Sent::Queued);
+    for _ in 0..4 {
+        while many.submit(Op::fill(region.span(), 1)) == Sent::Queued {}
+        turn(&mut channel, &mut inbox);
+        turn(&mut channel, &mut inbox);
+        let _ = answers(&mut many);
+    }
+    assert_eq!(answers(&mut one).len(), 1, "it had its turn");
+}
+
+#[test]
 fn the_window_bounds_what_is_unanswered_and_polling_gives_it_back() {
     let world = World::new();
     let (mut channel, dev) = world.channel(64);

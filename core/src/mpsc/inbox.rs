@@ -117,6 +117,7 @@ impl Inbox {
         for n in 0..seats {
             let at = (self.next + n) % seats;
             let Some(seat) = self.seats.get_mut(at).and_then(Option::as_mut) else { continue };
+            let before = queued;
             for _ in 0..self.burst {
                 let Ok(request) = seat.requests.peek().copied() else { break };
                 let entry = request.cookie as u32;
@@ -131,9 +132,9 @@ impl Inbox {
                         queued += 1;
                         None
                     }
-                    // Its turn comes first next time.
+                    // Who got nothing comes first next time; who got something gives the turn on.
                     Submit::Full => {
-                        self.next = at;
+                        self.next = at + usize::from(queued > before);
                         return queued;
                     }
                     Submit::Stale(generation) => Some(Refused::Stale(generation)),
