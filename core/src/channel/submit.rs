@@ -4,6 +4,7 @@ use super::fuse::{fused_by_owner, named, put_aside};
 use super::rows::Generations;
 use super::tally::{NO_RUN, touched};
 use super::{Core, Counters, Meta, Ring, Rule, Rules, State, owner};
+use crate::Cause;
 use crate::engine::{AddressSpace, Engine, Operation, Push, Sink, Target};
 use crate::epoch::Line;
 use crate::fabric::Shared;
@@ -26,7 +27,7 @@ pub struct Pinned<'a, E: Engine> {
     operands: &'a mut Box<[Target]>,
     state: CellPtr<State<E>>,
     epoch: u64,
-    /// The owner word, read after the pin.
+    /// The owner word, read after the pin; with `CLOSED` while a poll has not come to its end.
     owner: u64,
     /// [`touched`]: what the end of the section has to do, beside what `run` says.
     pub(super) touched: u8,
@@ -211,15 +212,17 @@ impl<'a, E: Engine> Pinned<'a, E> {
             let epoch = &self.fabric.epoch;
             epoch.leave(self.line, epoch.enter(self.line, false));
         }
-        // Not a fuse: what it keeps for the way of a panic costs two instructions for each completion here.
-        let before = self.touched;
+        // Not a fuse: what it keeps for the way of a panic costs two instructions for each completion here. Marked before,
+        // unmarked after: whoever catches the panic inside the section does not reach the engine again.
+        let (before, owner) = (self.touched, self.owner);
         self.touched |= touched::RETIRING;
+        self.owner |= owner::CLOSED;
         let (state, _) = self.split();
         let mut n = 0;
         if state.ring.has_leftovers() {
             n = state.ring.take_leftovers(out);
         }
-        if let (Some(engine), true) = (state.engine.as_mut(), n < out.len()) {
+        if let (Some(engine), true) = (state.engine.as_mut(), n < out.len() && before < touched::RETIRING) {
             let mut sink = Sink::new(&mut state.ring, out, n);
             engine.retire(&mut sink);
             let (all, oldest, bytes) = (sink.n, sink.oldest, sink.bytes);
@@ -230,6 +233,7 @@ impl<'a, E: Engine> Pinned<'a, E> {
         }
         state.ring.tally.polled(n);
         self.touched = before | touched::POLLED;
+        self.owner = owner;
         n
     }
 
@@ -373,7 +377,12 @@ fn enter_run(ring: &mut Ring, table: &Table, names: u64) {
 #[inline(never)]
 fn refuse(line: &Line, meta: &Meta, open: bool) -> Submit {
     let closing = line.owner.load(Ordering::Acquire) & (owner::CLOSING | owner::CLOSED) != 0;
-    if open && !closing { Submit::Full } else { Submit::Closed(meta.cause()) }
+    match (open, closing) {
+        (true, false) => Submit::Full,
+        // Closed to this section only, by a poll that panicked in it.
+        (false, false) => Submit::Closed(Cause::Panicked),
+        (_, true) => Submit::Closed(meta.cause()),
+    }
 }
 
 /// Which answer a failed check deserves.

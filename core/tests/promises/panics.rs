@@ -1,7 +1,7 @@
 //! Engines that panic: their channel is dead, and says so; nothing else is.
 #![expect(unsafe_code, reason = "an engine around the scripted one, with its safety")]
 
-use crate::common::{CANCEL, Dev, Mock, World, poll};
+use crate::common::{CANCEL, Dev, FORCE, Mock, World, poll};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -99,6 +99,9 @@ unsafe impl<const CONFIRMS: bool> Engine for Faulty<CONFIRMS> {
     fn flush(&mut self, window: &Target) -> Flush {
         self.meet(In::Flush);
         self.engine().flush(window)
+    }
+    fn stopped(&mut self) -> bool {
+        self.engine().stopped()
     }
 }
 
@@ -345,5 +348,67 @@ fn an_engine_that_panics_in_its_owners_section_is_dead_too() {
         poll(&mut rig.good);
         drop((region, window));
         rig.and_all_else_lives(at);
+    }
+}
+
+#[test]
+fn an_owner_that_catches_the_panic_of_a_poll_does_not_reach_the_engine_again() {
+    let mut rig: Rig = Rig::new();
+    let region = rig.world.host("r");
+    rig.write(&region, 7);
+    rig.arm(In::Retire);
+    let pushed = rig.world.log.count("push");
+    let mut out = [Completion::EMPTY; 4];
+    let mut section = rig.bad.pin().unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| section.poll(&mut out))).is_err());
+    for dev in [&rig.dev, &rig.other] {
+        dev.complete(0, tidegate_core::engine::Outcome::Done);
+    }
+    assert_eq!(section.poll(&mut out), 0);
+    let answers = [
+        section.submit(Op::fence()),
+        section.submit_list(&OpList::read(0, &[region.span()])),
+        section.confirm().unwrap(),
+    ];
+    drop(section);
+    let closed = |answer: &Submit| matches!(answer, Submit::Closed(Cause::Panicked));
+    assert!(answers.iter().all(closed), "{answers:?}");
+    assert_eq!(rig.world.log.count("push"), pushed);
+    poll(&mut rig.good);
+    while rig.world.fabric.turn() {}
+    assert_eq!(ended(&poll(&mut rig.bad)), [(7, Status::Aborted)]);
+    drop(region);
+    rig.and_all_else_lives(In::Retire);
+}
+
+/// One that never panicked before; its device did not stop, and then was proved stopped.
+#[test]
+fn an_engine_that_panics_when_it_leaves_quarantine_costs_nobody() {
+    // By a quiesce that detaches its device, by a release after a reset, by its own word.
+    for way in 0..3 {
+        let mut rig: Rig = Rig::new();
+        let region = rig.world.host("r");
+        rig.write(&region, 7);
+        rig.dev.set(|s| s.on_cancel = crate::common::OnCancel::Impossible);
+        assert_eq!(
+            why(&region.revoke(Cause::User, FORCE).wait().unwrap(), rig.bad.name()),
+            [HeldWhy::NotStopped]
+        );
+        assert_eq!(rig.world.fabric.inspect().quarantine.len(), 2);
+        rig.arm(In::Drop);
+        match way {
+            0 => {
+                rig.world.initiator.detach_stops.store(true, Ordering::SeqCst);
+                drop(rig.world.nic.quiesce(Cause::Reset, CANCEL).unwrap().wait().unwrap());
+            }
+            1 => {
+                rig.world.initiator.stopped.store(true, Ordering::SeqCst);
+                assert_eq!(rig.world.fabric.release(&rig.world.nic), 2);
+            }
+            _ => rig.dev.set(|s| s.stopped_itself = true),
+        }
+        assert!(!rig.world.fabric.turn());
+        assert!(rig.world.fabric.inspect().quarantine.is_empty(), "{way}");
+        assert!(rig.bug.lock().unwrap().is_none(), "{way}: it did");
     }
 }
