@@ -8,7 +8,6 @@ use super::{Meta, Names, Ring, State};
 use crate::engine::{Engine, Sink};
 use crate::fabric::Kept;
 use crate::op::{Completion, Status};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs what may call the engine. If it panics, the engine is put aside: where its device was in the middle of
 /// something nobody knows.
@@ -70,20 +69,19 @@ pub(super) fn named<R>(
     answer
 }
 
-/// Runs what reports to `sink`. If it panics, what it had reported, and what lay there before, is kept for the next poll:
-/// its entries have ended.
+/// Runs what reports to `sink`, in which nothing lies. If it panics, what it had reported is kept for the next poll: its
+/// entries have ended.
 #[inline(always)]
 pub(super) fn handed(sink: &mut Sink<'_>, report: impl FnOnce(&mut Sink<'_>)) {
-    struct Hand<'a, 'b>(&'b mut Sink<'a>, usize);
+    struct Hand<'a, 'b>(&'b mut Sink<'a>);
     impl Drop for Hand<'_, '_> {
         #[inline(always)]
         fn drop(&mut self) {
-            let Hand(sink, before) = self;
-            keep(sink.ring, sink.out, *before, sink.n, sink.bytes);
+            let Hand(sink) = self;
+            keep(sink.ring, sink.out, sink.n, sink.bytes);
         }
     }
-    let before = sink.n;
-    let hand = Hand(sink, before);
+    let hand = Hand(sink);
     report(&mut *hand.0);
     std::mem::forget(hand);
 }
@@ -94,7 +92,7 @@ pub(super) fn handed(sink: &mut Sink<'_>, report: impl FnOnce(&mut Sink<'_>)) {
 #[inline(never)]
 pub(super) fn put_aside<E>(state: &mut State<E>) {
     if let Some(engine) = state.engine.take() {
-        state.broken = Some(Box::new(Broken(Some(engine))));
+        state.broken = Some(Box::new(Broken(engine)));
     }
 }
 
@@ -110,32 +108,16 @@ fn name_silently(ring: &mut Ring, before: u64, names: impl Iterator<Item = u64>)
 
 #[cold]
 #[inline(never)]
-fn keep(ring: &mut Ring, out: &[Completion], before: usize, n: usize, bytes: u64) {
-    for (at, completion) in out.iter().take(n).enumerate() {
-        if at < before {
-            ring.put_back(*completion);
-        } else {
-            ring.stash(*completion);
-        }
-    }
+fn keep(ring: &mut Ring, out: &[Completion], n: usize, bytes: u64) {
+    out.iter().take(n).for_each(|completion| ring.stash(*completion));
     ring.tally.ended(0, bytes);
 }
 
 /// An engine that panicked. It is kept until its device was proved stopped by other means than its word.
-pub(super) struct Broken<E>(Option<E>);
+pub(super) struct Broken<E>(E);
 
 impl<E: Engine> Kept for Broken<E> {
     fn stopped(&mut self) -> bool {
         false
-    }
-}
-
-impl<E> Drop for Broken<E> {
-    fn drop(&mut self) {
-        let engine = self.0.take();
-        // Whoever resets its device has done nothing wrong.
-        if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
-            tracing::error!("an engine that had panicked did so again when it was dropped");
-        }
     }
 }

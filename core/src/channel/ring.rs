@@ -241,11 +241,6 @@ impl Ring {
         self.leftovers.push_back(completion);
     }
 
-    /// Keeps one that was taken out for a poll that did not end.
-    pub(super) fn put_back(&mut self, completion: Completion) {
-        self.leftovers.push_back(completion);
-    }
-
     #[inline(always)]
     pub(crate) fn has_leftovers(&self) -> bool {
         !self.leftovers.is_empty()

@@ -6,7 +6,7 @@ use super::report::HeldWhy;
 use super::work::Work;
 use crate::channel::{Erased, owner};
 use crate::engine::Target;
-use crate::fabric::{Job, Quarantined};
+use crate::fabric::{Job, Quarantined, asked};
 use crate::region::{Class, Mapping};
 use crate::sync::{Mutex, Ordering};
 use std::sync::Arc;
@@ -156,9 +156,11 @@ impl Drain {
                 Some((_, error)) => Some(HeldWhy::Unmap(*error)),
                 None => doubt(region.index),
             };
-            if unproved.is_none() && mapping.is_some_and(|m| m.is_lent()) {
+            // One that panics has not said that all is well.
+            if unproved.is_none() && mapping.is_some_and(|m| asked(|| m.is_lent()).unwrap_or(true)) {
                 self.report.hold(region_name(region.index), HeldWhy::Lent);
-                unproved = mapping.is_some_and(|m| !m.stopped()).then_some(HeldWhy::Initiator);
+                let stopped = mapping.is_some_and(|m| asked(|| m.stopped()).unwrap_or(false));
+                unproved = (!stopped).then_some(HeldWhy::Initiator);
             }
             if unmapped.is_some() && failure.is_none() {
                 region.gone.store(1, Ordering::Release);

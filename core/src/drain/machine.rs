@@ -123,10 +123,6 @@ impl Drain {
         }
         self.closing = closing;
         self.gate = gate;
-        tracing::debug!(
-            cause = ?self.report.cause, regions = self.plain.len() + self.rich.len(), closing = self.closing.len(),
-            "revoke begins"
-        );
         self.end(Phase::Gate);
         self.watch = Watch::at(self.phase_since);
         let lines = mutated("no-grace-period").then(Lines::default);

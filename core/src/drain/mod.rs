@@ -115,7 +115,8 @@ impl Revocation {
         let (mut joined, forced) = (earlier, std::mem::take(&mut claim.forced));
         let foreign = std::mem::take(&mut claim.foreign);
         joined.append(&mut claim.joined);
-        let mine = also || !claim.is_empty();
+        let (marked, closing) = (claim.plain.len() + claim.rich.len(), channels.len());
+        let mine = also || marked > 0;
         if mine {
             drain.begin(claim, channels, gate);
         }
@@ -134,6 +135,10 @@ impl Revocation {
         }
         let mut all =
             Revocation { fabric: fabric.clone(), own: mine.then_some(running), joined, forced, why };
+        if mine {
+            // Said when there is something that goes on: what listens may panic.
+            tracing::debug!(cause = ?why, regions = marked, closing, "revoke begins");
+        }
         for region in foreign {
             all.join_with(Self::begin(region.fabric(), &[region], why, by));
         }

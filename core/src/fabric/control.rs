@@ -168,12 +168,12 @@ impl Inner {
     fn turn(&self) -> bool {
         loop {
             let Some((op, task)) = guard(&self.queue).tasks.pop_front() else { break };
-            tracing::trace!(op, "control task");
             // A mapping that panics must not take the fabric's only control thread with it: its job gives no
             // result, and what it was for goes to quarantine.
             if catch_unwind(AssertUnwindSafe(task)).is_err() {
                 tracing::error!(op, "control task panicked");
             }
+            tracing::trace!(op, "control task ran");
         }
         let carried = guard(&self.queue).carried.clone();
         for running in carried {
@@ -210,7 +210,8 @@ impl Inner {
 
     fn run(&self) {
         loop {
-            self.turn();
+            // What listens to traces may panic: nobody else turns what is carried here.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.turn()));
             let queue = guard(&self.queue);
             // Read again under the lock that the wait gives up: what came meanwhile has woken nobody.
             let busy = !queue.carried.is_empty();

@@ -12,7 +12,7 @@ mod unflushed;
 
 pub use builder::FabricBuilder;
 pub(crate) use control::{Control, Job};
-pub(crate) use quarantine::{Kept, Quarantined};
+pub(crate) use quarantine::{Kept, Quarantined, asked};
 pub use runs::Revocable;
 pub(crate) use runs::{Claim, Runs};
 pub use snapshot::{ChannelState, RegionUse, Snapshot};

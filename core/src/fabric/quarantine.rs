@@ -9,7 +9,8 @@ use crate::epoch::thread::Pinner;
 use crate::region::Inner;
 use crate::sync::{Mutex, Ordering, lock};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
 
 /// A mapping with its memory, or a whole engine, that is not reused.
 pub(crate) struct Quarantined {
@@ -40,8 +41,8 @@ enum Kind {
         unmapped: bool,
     },
     Engine {
-        /// Kept alive; never called again, but to be asked whether it stopped.
-        engine: std::sync::Mutex<Box<dyn Kept>>,
+        /// Kept alive; never called again, but to be asked whether it stopped. `None`: being dropped.
+        engine: std::sync::Mutex<Option<Box<dyn Kept>>>,
         gate: Option<Gate>,
         /// Slots of the regions that it may touch.
         touches: Vec<u32>,
@@ -54,9 +55,25 @@ impl std::fmt::Debug for Quarantined {
     }
 }
 
+impl Drop for Quarantined {
+    fn drop(&mut self) {
+        let Kind::Engine { engine, .. } = &mut self.kind else { return };
+        let engine = engine.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Whoever proved its device stopped has done nothing wrong.
+        if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
+            tracing::error!(what = self.what, "panicked when it left the quarantine");
+        }
+    }
+}
+
+/// What something of a user's answers; `None` if it panics, which is nobody's fault who asks.
+pub(crate) fn asked(question: impl FnOnce() -> bool) -> Option<bool> {
+    catch_unwind(AssertUnwindSafe(question)).ok()
+}
+
 impl Quarantined {
     pub(crate) fn engine(name: &str, engine: Box<dyn Kept>, gate: Option<Gate>, touches: Vec<u32>) -> Self {
-        let kind = Kind::Engine { engine: std::sync::Mutex::new(engine), gate, touches };
+        let kind = Kind::Engine { engine: std::sync::Mutex::new(Some(engine)), gate, touches };
         Quarantined { what: format!("engine of {name}"), kind }
     }
 
@@ -82,7 +99,7 @@ impl Quarantined {
     /// Is it an engine that says it has stopped? (Asked by another thread just now: not yet.)
     fn has_stopped(&self) -> bool {
         let Kind::Engine { engine, .. } = &self.kind else { return false };
-        engine.try_lock().is_ok_and(|mut engine| engine.stopped())
+        engine.try_lock().is_ok_and(|mut engine| engine.as_mut().is_some_and(|engine| engine.stopped()))
     }
 
     /// Is it a region that no section may still use? `over`: what is known of grace periods, which regions share.
@@ -98,7 +115,7 @@ impl Quarantined {
         let Kind::Region { slot, region, unmapped, .. } = &self.kind else { return false };
         let stopped = || {
             let mapping = region.as_ref().and_then(|region| region.hold.mapping.as_ref());
-            mapping.is_none_or(|mapping| mapping.stopped())
+            mapping.is_none_or(|mapping| asked(|| mapping.stopped()).unwrap_or(false))
         };
         !touched.contains(slot) && (*unmapped || stopped())
     }
@@ -124,10 +141,12 @@ fn is_over(grace: &mut Grace, shared: &Shared) -> bool {
 
 impl Shared {
     pub(crate) fn quarantine(self: &Arc<Self>, held: Quarantined) {
-        tracing::warn!(what = held.what(), "quarantined");
-        lock(&self.quarantine).push(Arc::new(held));
+        let held = Arc::new(held);
+        lock(&self.quarantine).push(held.clone());
         let fabric = Arc::downgrade(self);
         self.control.watch(move || fabric.upgrade().is_some_and(|fabric| fabric.free_stopped()));
+        // Said when it is there: what listens may panic.
+        tracing::warn!(what = held.what(), "quarantined");
     }
 
     /// Frees engines that stopped by themselves, and regions that nothing can touch any more. False: nothing is left
@@ -191,7 +210,7 @@ impl Shared {
 
     /// Drops engines of this device if it is proved stopped.
     pub(crate) fn free_engines(&self, of: &Gate) -> usize {
-        let stopped = of.initiator().is_some_and(|device| device.is_stopped());
+        let stopped = of.initiator().is_some_and(|device| asked(|| device.is_stopped()).unwrap_or(false));
         if !stopped {
             return 0;
         }

@@ -7,6 +7,7 @@ mod common;
 mod answers;
 mod background;
 mod batch;
+mod bugs;
 mod confirm;
 mod dead;
 mod force;
