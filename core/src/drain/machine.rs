@@ -1,9 +1,10 @@
 //! The drain: one state machine for region revokes, device quiesces and dropped channels.
 
+use super::clock::{Clock, Patience};
 use super::gate::Gate;
 use super::report::{HeldWhy, Phase, Progress, Report};
 use super::stall::{Stall, Watch};
-use super::work::{Patience, Work};
+use super::work::Work;
 use crate::channel::{Erased, owner};
 use crate::epoch::{Grace, Lines};
 #[cfg(loom)]
@@ -20,8 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Drain {
     pub(super) fabric: Arc<Shared>,
-    by: Deadline,
-    started: Instant,
+    clock: Clock,
     phase_since: Instant,
     /// Slots of regions that are nothing but a slot.
     pub(super) plain: Vec<u32>,
@@ -60,14 +60,12 @@ enum Stage {
     Grace(Grace),
     Channels(Vec<Work>, Phase),
     ReadBack(Job<()>),
-    Unmap(Job<Unmapped>),
+    /// Begun at this moment of the clock.
+    Unmap(Job<Unmapped>, Duration),
     Done,
     /// Being turned; found by the next turn only if that one panicked.
     Broken,
 }
-
-/// What a system call of the forced path gets when the last deadline is over, before it is reported as pending.
-const FORCED_CALL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Unmapped {
@@ -82,8 +80,7 @@ impl Drain {
         let now = Instant::now();
         Drain {
             fabric: fabric.clone(),
-            by,
-            started: now,
+            clock: Clock::at(by, now),
             phase_since: now,
             plain: Vec::new(),
             rich: Vec::new(),
@@ -141,10 +138,7 @@ impl Drain {
 
     /// Another revoker is less patient: its deadlines, from now, hold too.
     pub(crate) fn hasten(&mut self, by: Deadline) {
-        let age = self.started.elapsed();
-        let force = by.force.max(by.cancel);
-        self.by.cancel = self.by.cancel.min(age.saturating_add(by.cancel));
-        self.by.force = self.by.force.max(self.by.cancel).min(age.saturating_add(force));
+        self.clock.hasten(by, Instant::now());
     }
 
     pub(crate) fn report(&self) -> &Report {
@@ -165,15 +159,6 @@ impl Drain {
         matches!(&self.stage, Stage::Channels(works, _) if works.iter().any(Work::has_seized))
     }
 
-    fn patience(&self) -> Patience {
-        let age = self.started.elapsed();
-        match () {
-            () if age >= self.by.force.max(self.by.cancel) => Patience::Force,
-            () if age >= self.by.cancel => Patience::Cancel,
-            () => Patience::Drain,
-        }
-    }
-
     fn end(&mut self, phase: Phase) {
         let now = Instant::now();
         self.report.spend(phase, now - self.phase_since);
@@ -183,7 +168,7 @@ impl Drain {
     /// Goes as far as it can without waiting.
     pub(crate) fn turn(&mut self) -> Progress {
         loop {
-            let patience = self.patience();
+            let mut patience = self.clock.look(Instant::now());
             match std::mem::replace(&mut self.stage, Stage::Broken) {
                 Stage::Fresh => {
                     self.stage = Stage::Fresh;
@@ -215,7 +200,9 @@ impl Drain {
                     let flush_now = phase == Phase::WindowFlush;
                     if self.closer && works.iter().any(Work::is_seizing) {
                         // Its deadlines count from when the owner is out.
-                        self.started = Instant::now();
+                        let now = Instant::now();
+                        self.clock.restart(now);
+                        patience = self.clock.look(now);
                     }
                     for work in &mut works {
                         let (fabric, report) = (&self.fabric, &mut self.report);
@@ -253,12 +240,12 @@ impl Drain {
                     }
                     self.stage = self.flushed();
                 }
-                Stage::Unmap(job) => {
+                Stage::Unmap(job, since) => {
                     let result = job.take();
                     // Past the deadline the forced path's own calls still need their time.
-                    let late = patience >= Patience::Force && self.phase_since.elapsed() >= FORCED_CALL;
+                    let late = patience >= Patience::Force && self.clock.is_over(since);
                     if result.is_none() && !late {
-                        self.stage = Stage::Unmap(job);
+                        self.stage = Stage::Unmap(job, since);
                         return Progress::Pending(Phase::ImportUnmap);
                     }
                     self.stage = self.done(result);
@@ -283,7 +270,7 @@ impl Drain {
     fn flushed(&mut self) -> Stage {
         self.end(Phase::WindowFlush);
         match self.unmap() {
-            Some(job) => Stage::Unmap(job),
+            Some(job) => Stage::Unmap(job, self.clock.mark()),
             None => self.done(Some(Unmapped::default())),
         }
     }

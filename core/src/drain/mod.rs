@@ -4,6 +4,7 @@
 //! drain (or seize and cancel), window flush, unmap*. It is turned by whoever waits for it, or by the fabric's
 //! control thread; no call blocks in it.
 
+mod clock;
 mod finish;
 mod gate;
 mod machine;

@@ -38,6 +38,27 @@ fn a_dead_device_ends_in_quarantine_within_the_deadline() {
     assert!(matches!(channel.pin().unwrap().submit(Op::fence()), Submit::Closed(Cause::Doubt)));
 }
 
+/// Nobody turned it for so long, or the machine stood still.
+#[test]
+fn a_drain_first_turned_after_its_deadlines_gives_a_queue_time_to_stop() {
+    let world = World::new();
+    let (mut channel, dev) = world.channel(8);
+    let region = world.host("r");
+    dev.set(|s| s.on_cancel = OnCancel::Pending);
+    let _ = channel.pin().unwrap().submit(Op::fill(region.span(), 1).cookie(9));
+    let mut revoke = region.revoke(Cause::User, Deadline::millis(0, 20));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(20) {
+        std::hint::spin_loop();
+    }
+    assert_eq!(revoke.turn(), Progress::Pending(Phase::Drain), "asked, and not condemned");
+    dev.set(|s| s.on_cancel = OnCancel::Stops);
+    let report = revoke.wait().unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.revoked, poll(&mut channel).len()), (1, 1));
+    assert_eq!(channel.closed(), None);
+}
+
 #[test]
 fn neither_slot_nor_memory_of_a_dead_device_is_reused_until_it_is_proved_stopped() {
     let world = World::new();

@@ -1,7 +1,8 @@
 //! How one channel's part ends when it does not end by itself.
 
+use super::super::clock::Patience;
 use super::super::report::{HeldWhy, Report};
-use super::{Patience, Stage, Work, written};
+use super::{Stage, Work, written};
 use crate::Cause;
 use crate::channel::{Seizure, Taken, owner};
 use crate::fabric::{Quarantined, Shared};

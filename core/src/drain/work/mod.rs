@@ -2,6 +2,7 @@
 
 mod end;
 
+use super::clock::Patience;
 use super::report::{FlushUsed, HeldWhy, Report};
 use super::stall::{Stall, Watch};
 use crate::channel::{Ended, Erased, Flushing, Look, Seizure, Taken, look_again, owner};
@@ -11,14 +12,6 @@ use crate::op::Ticket;
 use crate::sync::{Ordering, mutated};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Where the deadlines stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Patience {
-    Drain,
-    Cancel,
-    Force,
-}
 
 #[derive(Debug)]
 enum Stage {
