@@ -38,9 +38,9 @@ mov (%r9),%r10
 mov 0x8(%r9),%r11
 mov 0x8(%r8),%rcx
 mov 0x18(%rdi),%r9
-mov 0x4f0(%rsi),%ebp
+mov 0x218(%rsi),%ebp
 and %ebp,%r12d
-mov 0x4d8(%rsi),%r14
+mov 0x200(%rsi),%r14
 shl $0x6,%r12
 xor 0x8(%r9),%r10
 mov (%r14,%r12,1),%r8
@@ -85,7 +85,7 @@ mov %rdx,0x40(%rdi)
 cmp %rdx,%rax
 je <tidegate_hot_submit+0x167>
 lea 0x1018(%rbx),%rdi
-add $0x4d8,%rsi
+add $0x180,%rsi
 call <tidegate_core::channel::submit::enter_run>
 add %rbp,0x1150(%rbx)
 mov $0x1,%al

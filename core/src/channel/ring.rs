@@ -2,7 +2,6 @@
 
 use super::group::Groups;
 use super::names::{Ended, Entry, Look, Names};
-use super::rows::Generations;
 use super::tally::Tally;
 use crate::engine::Outcome;
 use crate::op::{Completion, Status, Ticket};
@@ -147,21 +146,6 @@ impl Ring {
             }
         }
         self.limit = self.oldest - 1 + self.depth;
-    }
-
-    /// The operation just accepted names these regions, and the one before it in this section, if there is one, did
-    /// not: is it one more of the run of the section before?
-    #[inline]
-    pub(super) fn run(&mut self, names: u64, generations: Generations) {
-        if !self.tally.is_run(names, generations) {
-            self.begin_run(names, generations);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn begin_run(&mut self, names: u64, generations: Generations) {
-        self.tally.begin_run(names, generations, self.last - 1);
     }
 
     pub(crate) fn is_in_flight(&self, index: u32) -> bool {

@@ -66,11 +66,11 @@ pub(super) fn key(index: u32, bits: u64) -> u64 {
 }
 
 /// The generations of the region that is read and the one that is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Generations(u64);
 
 impl Generations {
-    /// From the words of two slots, or of two spans.
+    /// From the words of their slots.
     #[inline(always)]
     pub(super) fn of(from: u64, to: u64) -> Generations {
         Generations(from & word::GENERATION | to >> word::GENERATION_SHIFT)

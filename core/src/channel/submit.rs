@@ -362,14 +362,23 @@ impl Desk<'_> {
     }
 }
 
-/// The operation just accepted is the first of its section to name these regions, or the one before it named others.
-/// Their generations, which tell whether another region has had their slots since the section before, are read anew: so
-/// nothing has to be kept for this while the engine is called.
+/// The operation just accepted is its section's first, or names other regions than the one before it. Nothing has to be
+/// kept for this while the engine is called: the generations of the regions are read anew.
 #[inline(never)]
 fn enter_run(ring: &mut Ring, table: &Table, names: u64) {
+    let given_again = table.given_again();
+    if !ring.tally.is_run(names, given_again) {
+        begin_run(ring, table, names, given_again);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn begin_run(ring: &mut Ring, table: &Table, names: u64, given_again: u64) {
     // Relaxed: the check of the same section read the same.
     let word = |index| table.of(index).word.load(Ordering::Relaxed);
-    ring.run(names, Generations::of(word((names >> 32) as u32), word(names as u32)));
+    let generations = Generations::of(word((names >> 32) as u32), word(names as u32));
+    ring.tally.begin_run(names, generations, given_again, ring.last - 1);
 }
 
 /// Full or closed?

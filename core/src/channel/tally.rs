@@ -170,8 +170,9 @@ pub(super) mod touched {
 struct Run {
     /// What their entries say; [`NO_RUN`]: nothing is counted yet.
     names: u64,
-    /// The names alone are not enough: what lies in a slot in a later section may be another region.
-    generations: Generations,
+    /// [`Table::given_again`](crate::region::table::Table::given_again) when it began. The names alone are not enough: what
+    /// lies in a slot in a later section may be another region.
+    given_again: u64,
     /// Last ticket before it.
     before: u64,
     bytes: u64,
@@ -205,7 +206,7 @@ impl Tally {
             rare: false,
             run: Run {
                 names: NO_RUN,
-                generations: Generations::default(),
+                given_again: 0,
                 before: 0,
                 bytes: 0,
                 keys: [0; 2],
@@ -238,8 +239,8 @@ impl Tally {
 
     /// Is an operation on these regions one more of the current run?
     #[inline(always)]
-    pub(super) fn is_run(&self, names: u64, generations: Generations) -> bool {
-        self.run.names == names && self.run.generations == generations
+    pub(super) fn is_run(&self, names: u64, given_again: u64) -> bool {
+        self.run.names == names && self.run.given_again == given_again
     }
 
     #[inline(always)]
@@ -249,14 +250,14 @@ impl Tally {
 
     /// A run of operations on these regions begins after ticket `before`. Asked for the first of a section and where the
     /// names change only: within a section a slot holds one region.
-    pub(super) fn begin_run(&mut self, names: u64, generations: Generations, before: u64) {
+    pub(super) fn begin_run(&mut self, names: u64, generations: Generations, given_again: u64, before: u64) {
         self.end_run(before);
         let keys = rows::keys(names, generations);
         if self.run.keys != keys {
             self.run.keys = keys;
             self.run.places = keys.map(|key| self.published.rows.place(key));
         }
-        self.run = Run { names, generations, before, bytes: 0, ..self.run };
+        self.run = Run { names, given_again, before, bytes: 0, ..self.run };
         self.published.rows.begin(self.run.places, before - self.inner);
     }
 
@@ -397,9 +398,10 @@ mod tests {
 
     /// As a section counts an operation that was accepted after ticket `before`; `first`: of it, or after a list.
     fn op(tally: &mut Tally, names: u64, words: (u64, u64), len: u64, before: u64, first: bool) {
-        let generations = Generations::of(words.0, words.1);
-        if (first || tally.run.names != names) && !tally.is_run(names, generations) {
-            tally.begin_run(names, generations, before);
+        // A slot was given again whenever the words are others than before.
+        let given_again = words.0 + words.1;
+        if (first || tally.run.names != names) && !tally.is_run(names, given_again) {
+            tally.begin_run(names, Generations::of(words.0, words.1), given_again, before);
         }
         tally.submitted(len);
     }

@@ -6,7 +6,9 @@ use super::Generation;
 use super::numbers::{self, Block};
 use super::slots::Slots;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crossbeam_utils::CachePadded;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic;
 
 /// Bit layout of a slot's word.
 ///
@@ -117,6 +119,9 @@ pub(crate) struct Table {
     fabric: u64,
     /// It may have more generations than its first block; not in models and tests.
     grows: bool,
+    /// How often a slot was given again. In a line of its own: pollers read what is around it. The standard library's also in
+    /// the models: it only decides what is counted where.
+    given_again: CachePadded<atomic::AtomicU64>,
     free: Mutex<Free>,
 }
 
@@ -178,6 +183,7 @@ impl Table {
             capacity,
             fabric: u64::from(block.fabric) << word::FABRIC_SHIFT,
             grows,
+            given_again: CachePadded::new(atomic::AtomicU64::new(0)),
             free: Mutex::new(Free { fresh: 0, reusable, windows, block, highest: block.before }),
         })
     }
@@ -193,13 +199,24 @@ impl Table {
         (index < self.capacity).then(|| self.slots.at(index))
     }
 
+    /// While it is the same in two sections, so is what lies in the slots that both used. A section that used a slot sees
+    /// it counted that the slot was given again: whoever has the handle has it from the one who counted.
+    #[inline(always)]
+    pub(crate) fn given_again(&self) -> u64 {
+        self.given_again.load(Ordering::Relaxed)
+    }
+
     /// Takes a slot, writes the place, then makes it live. `None`: all slots are taken or retired.
     pub(crate) fn publish(&self, place: Place) -> Option<(u32, u64)> {
         let (slot, index, generation) = {
             let mut free = lock(&self.free);
             loop {
                 let index = match free.reusable.pop_front() {
-                    Some(index) => index,
+                    Some(index) => {
+                        // Relaxed: as the slot's word below.
+                        self.given_again.fetch_add(1, Ordering::Relaxed);
+                        index
+                    }
                     None if free.fresh < self.capacity => {
                         free.fresh += 1;
                         free.fresh - 1
