@@ -1,20 +1,24 @@
-//! One fuzz target a message, a frame or a report: bytes are refused, or they are what is written again.
+//! One fuzz target a message, a frame or a report: bytes are refused, or they are what is written again. And one for each
+//! side of TDISP, to which anything happens in any order.
 //!
-//! A target overwrites the type byte of what it is given, so that no input is wasted on another message. `ci/fuzz` runs
+//! The target of a message overwrites the type byte of what it is given, so that no input is wasted on another message. `ci/fuzz` runs
 //! the targets under libFuzzer; `cargo test` runs them on their corpus, which is text: `corpus/NAME.txt`, one input a
 //! line in hexadecimal.
 
 mod frames;
 mod ide_km;
 mod report;
+mod requester;
+mod responder;
+mod script;
 mod tdisp;
 
 /// What a target made of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It is a message, and the target's promises hold for it.
+    /// It is a message, or something was answered, and the target's promises hold for it.
     Taken,
-    /// It is none.
+    /// It is none, or nothing was.
     Refused,
 }
 
@@ -29,7 +33,14 @@ pub struct Target {
 
 /// Every target.
 pub fn targets() -> impl Iterator<Item = Target> {
-    let groups = [tdisp::TARGETS, ide_km::TARGETS, frames::TARGETS, report::TARGETS];
+    let groups = [
+        tdisp::TARGETS,
+        ide_km::TARGETS,
+        frames::TARGETS,
+        report::TARGETS,
+        responder::TARGETS,
+        requester::TARGETS,
+    ];
     groups.into_iter().flatten().map(|&(name, run)| Target { name, run })
 }
 
