@@ -5,22 +5,72 @@ use std::fmt::Write;
 use tidegate_tdisp::state::{State, Transition};
 
 const WIDTH: f64 = 1220.0;
-const HEIGHT: f64 = 690.0;
+const HEIGHT: f64 = 740.0;
 /// Half a box.
 const BOX: (f64, f64) = (95.0, 30.0);
 const LINE: f64 = 15.0;
 
 /// Arrows between two states.
 type Arrow = (State, State, Vec<&'static Transition>);
+type Point = (f64, f64);
 
 /// Where a state stands.
-fn place(state: State) -> (f64, f64) {
+fn place(state: State) -> Point {
     match state {
-        State::ConfigUnlocked => (150.0, 240.0),
-        State::ConfigLocked => (590.0, 240.0),
-        State::Run => (1030.0, 240.0),
-        State::Error => (810.0, 630.0),
+        State::ConfigUnlocked => (150.0, 230.0),
+        State::ConfigLocked => (600.0, 230.0),
+        State::Run => (1050.0, 230.0),
+        State::Error => (600.0, 690.0),
     }
+}
+
+/// The way of an arrow: its ends, the point that bends it, and the middle of what is written at it.
+struct Way {
+    ends: [Point; 2],
+    bend: Point,
+    words: Point,
+}
+
+/// `height`: of the words.
+fn way(from: State, to: State, height: f64) -> Way {
+    use State::{ConfigLocked as Locked, ConfigUnlocked as Unlocked, Error, Run};
+    let ((x0, y0), (x1, y1)) = (place(from), place(to));
+    // Beside the middles of the boxes, so that there and back are two lines.
+    let (above, below) = (y0 - 15.0, y0 + 15.0);
+    match (from, to) {
+        (Unlocked, Locked) | (Locked, Run) => {
+            let middle = ((x0 + x1) / 2.0, above);
+            let words = (middle.0, y0 - BOX.1 - 4.0 - height / 2.0);
+            Way { ends: [(x0 + BOX.0, above), (x1 - BOX.0, above)], bend: middle, words }
+        }
+        (Locked, Unlocked) => {
+            let middle = ((x0 + x1) / 2.0, below);
+            let words = (middle.0, below + 8.0 + height / 2.0);
+            Way { ends: [(x0 - BOX.0, below), (x1 + BOX.0, below)], bend: middle, words }
+        }
+        (Run, Unlocked) => {
+            let ends = [(x0 - 50.0, y0 + BOX.1), (x1 - 20.0, y1 + BOX.1)];
+            Way { ends, bend: (560.0, 560.0), words: (800.0, 370.0) }
+        }
+        (Locked, Error) => {
+            let middle = (x0, (y0 + y1) / 2.0);
+            Way { ends: [(x0, y0 + BOX.1), (x1, y1 - BOX.1)], bend: middle, words: (x0, middle.1 + 60.0) }
+        }
+        (Run, Error) => {
+            let (ends, bend) = ([(x0 + 40.0, y0 + BOX.1), (x1 + BOX.0, y1)], (x0 + 40.0, y1));
+            Way { ends, bend, words: halfway(ends, bend) }
+        }
+        (Error, Unlocked) => {
+            let (ends, bend) = ([(x0 - BOX.0, y0), (x1 - 60.0, y1 + BOX.1)], (x1 - 60.0, y0));
+            Way { ends, bend, words: halfway(ends, bend) }
+        }
+        _ => panic!("no way from {from} to {to} is drawn"),
+    }
+}
+
+/// The middle of a bent line.
+fn halfway([(x0, y0), (x1, y1)]: [Point; 2], (x, y): Point) -> Point {
+    ((x0 + x1 + 2.0 * x) / 4.0, (y0 + y1 + 2.0 * y) / 4.0)
 }
 
 /// How the state is coloured: who is trusted with what.
@@ -46,6 +96,9 @@ pub(crate) fn svg(arrows: &[Arrow]) -> String {
     for (from, to, _) in arrows {
         line(&mut out, *from, *to);
     }
+    for arrow in arrows {
+        label(&mut out, arrow);
+    }
     for state in State::ALL {
         let (x, y) = place(state);
         let (left, top) = (x - BOX.0, y - BOX.1);
@@ -60,27 +113,8 @@ pub(crate) fn svg(arrows: &[Arrow]) -> String {
         )
         .unwrap();
     }
-    for arrow in arrows {
-        label(&mut out, arrow);
-    }
     out.push_str("</svg>\n");
     out
-}
-
-/// The point that bends the arrow: to the left of where it goes.
-fn bend(from: State, to: State) -> (f64, f64) {
-    let ((x0, y0), (x1, y1)) = (place(from), place(to));
-    let (dx, dy) = (x1 - x0, y1 - y0);
-    let by = 0.36;
-    ((x0 + x1) / 2.0 + dy * by, (y0 + y1) / 2.0 - dx * by)
-}
-
-/// Where a line from the middle of a box towards a point leaves the box.
-fn border(state: State, towards: (f64, f64)) -> (f64, f64) {
-    let (x, y) = place(state);
-    let (dx, dy) = (towards.0 - x, towards.1 - y);
-    let scale = (BOX.0 / dx.abs()).min(BOX.1 / dy.abs());
-    (x + dx * scale, y + dy * scale)
 }
 
 fn line(out: &mut String, from: State, to: State) {
@@ -97,9 +131,8 @@ fn line(out: &mut String, from: State, to: State) {
             x + 30.0
         )
     } else {
-        let (cx, cy) = bend(from, to);
-        let ((x0, y0), (x1, y1)) = (border(from, (cx, cy)), border(to, (cx, cy)));
-        format!("M{x0:.1} {y0:.1} Q{cx:.1} {cy:.1} {x1:.1} {y1:.1}")
+        let Way { ends: [(x0, y0), (x1, y1)], bend: (x, y), .. } = way(from, to, 0.0);
+        format!("M{x0:.1} {y0:.1} Q{x:.1} {y:.1} {x1:.1} {y1:.1}")
     };
     writeln!(out, "<path d=\"{path}\" fill=\"none\" stroke=\"#444\" marker-end=\"url(#head)\"/>").unwrap();
 }
@@ -114,6 +147,7 @@ fn words(rules: &[&Transition]) -> Vec<(bool, String)> {
     lines
 }
 
+/// Written on white, so that no line goes through the words.
 fn label(out: &mut String, (from, to, rules): &Arrow) {
     let lines = words(rules);
     let height = LINE * lines.len() as f64;
@@ -121,17 +155,24 @@ fn label(out: &mut String, (from, to, rules): &Arrow) {
         let (x, y) = place(*from);
         (x, y - BOX.1 - 48.0 - height / 2.0)
     } else {
-        let ((x0, y0), (x1, y1), (cx, cy)) = (place(*from), place(*to), bend(*from, *to));
-        ((x0 + x1 + 2.0 * cx) / 4.0, (y0 + y1 + 2.0 * cy) / 4.0)
+        way(*from, *to, height).words
     };
-    let top = middle - height / 2.0 + LINE * 0.8;
+    let top = middle - height / 2.0;
+    // As wide as such letters are at the most, about.
+    let wide = |(bold, line): &(bool, String)| line.len() as f64 * if *bold { 7.6 } else { 6.4 };
+    let width = lines.iter().map(wide).fold(0.0, f64::max) + 8.0;
+    writeln!(
+        out,
+        "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height}\" fill=\"white\"/>",
+        x - width / 2.0
+    )
+    .unwrap();
     for (at, (bold, line)) in lines.iter().enumerate() {
         let (weight, fill) = if *bold { ("bold", "#111") } else { ("normal", "#555") };
-        let y = top + LINE * at as f64;
+        let y = top + LINE * (at as f64 + 0.8);
         writeln!(
             out,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" font-weight=\"{weight}\" fill=\"{fill}\" \
-             stroke=\"white\" stroke-width=\"4\" paint-order=\"stroke\">{line}</text>"
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" font-weight=\"{weight}\" fill=\"{fill}\">{line}</text>"
         )
         .unwrap();
     }
