@@ -118,16 +118,16 @@ fn the_tdisp_requester_passes_our_responder_and_says_what_was_not_posed() {
     let (said, code) = verdicts("--with-protocol-id --stream 5", &with_id);
     assert!(said.len() == 22 && not_posed(&said, &["V3.2 not posed"]) && code == 0, "{said:?}");
     let keyless = [&peer[..], &["--ide", "required"]].concat();
-    let (said, code) = verdicts("--without-keys", &keyless);
-    assert!(
-        said.contains(&"V3.2 pass".into()) && said.contains(&"V3.1 not posed".into()) && code == 0,
-        "{said:?}"
-    );
-    let (said, code) = verdicts("", &keyless);
-    assert!(
-        said.contains(&"V3.1 fail".into()) && said.contains(&"V3.2 not posed".into()) && code == 1,
-        "{said:?}"
-    );
+    for (options, peer, wanted, wanted_code) in [
+        ("--without-keys", &keyless[..], ["V3.2 pass", "V3.1 not posed"], 0),
+        ("", &keyless, ["V3.2 pass", "V3.1 not posed"], 0),
+        ("--with-keys", &keyless, ["V3.2 not posed", "V3.1 fail"], 1),
+        ("--without-keys", &peer, ["V3.2 fail", "V3.1 not posed"], 1),
+    ] {
+        let (said, code) = verdicts(options, peer);
+        let there = wanted.iter().all(|line| said.contains(&(*line).into()));
+        assert!(said.len() == 22 && there && code == wanted_code, "{options} {peer:?}: {said:?}");
+    }
 }
 
 #[test]
@@ -137,12 +137,25 @@ fn the_tdisp_requester_gives_no_pass_to_a_peer_that_is_silent_or_not_there_or_ta
         ("", &["true"]),
         ("", &["cat"]),
         ("", &["yes", "-"]),
+        ("", &["sh", "-c", "while read l; do echo nonsense; done"]),
+        ("", &["sh", "-c", "exec >&-; exec sleep 1000"]),
+        // A line that has no end: it is not read to the end of memory.
+        ("--timeout 60", &["sh", "-c", "tr '\\0' 1 </dev/zero"]),
         ("--timeout 0", &["sleep", "1000"]),
     ] {
         let (said, code) = verdicts(options, peer);
         assert!(said.len() == 22 && code == 1, "{peer:?}");
         assert!(said.iter().all(|line| !line.ends_with(" pass")), "{peer:?}: {said:?}");
     }
+}
+
+#[test]
+fn the_tdisp_requester_leaves_nothing_behind_that_the_command_started() {
+    // The shell's own child holds the other end of stderr: it is gone where that ends without its word.
+    let script = "(sleep 60; echo here >&2) & while read l; do echo -; done";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = command.args(["tdisp", "requester", "--", "sh", "-c", script]).output().unwrap();
+    assert_eq!((code(&output), text(&output.stderr)), (1, String::new()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tidegate_tdisp::requester::{Transport, TransportError};
 use tidegate_tdisp::responder::{Ide, Settings};
 use tidegate_tdisp::state::State;
 use tidegate_tdisp::state::event::{Event, FunctionEvent};
-use tidegate_tdisp::validator::{CASES, Case, Terms, Verdict};
+use tidegate_tdisp::validator::{CASES, Case, Keys, Terms, Verdict};
 use tidegate_tdisp::wire::*;
 
 /// What a peer does to one request: it may answer by itself, change what our DSM says, or change our DSM.
@@ -95,15 +95,61 @@ fn without_keys_v3_2_is_posed_and_what_needs_a_lock_is_not() {
         peer.bench.dsm.device_mut().ide = Ide::Unkeyed;
         peer
     };
-    let terms = Terms { keys: false, ..terms() };
-    for (id, verdict) in verdicts(&terms, keyless) {
-        let posed = ["V1.1", "V2.1", "V3.2", "V4.4", "V5.1", "V6.3", "V7.3"].contains(&id);
-        match posed {
-            true => assert_eq!(verdict, Verdict::Pass, "{id}"),
-            false => assert!(matches!(verdict, Verdict::NotPosed(_)), "{id} {verdict}"),
+    // Whether the caller knows it or not.
+    for keys in [Keys::Missing, Keys::Unknown] {
+        for (id, verdict) in verdicts(&Terms { keys, ..terms() }, keyless) {
+            let posed = ["V1.1", "V2.1", "V3.2", "V4.4", "V5.1", "V6.3", "V7.3"].contains(&id);
+            match posed {
+                true => assert_eq!(verdict, Verdict::Pass, "{id}"),
+                false => assert!(matches!(verdict, Verdict::NotPosed(_)), "{id} {verdict}"),
+            }
         }
     }
-    assert_eq!(failures(&terms, right), ["V3.2"], "a peer that looks at no keys");
+    let missing = Terms { keys: Keys::Missing, ..terms() };
+    assert_eq!(failures(&missing, right), ["V3.2"], "a peer that looks at no keys");
+    let there = Terms { keys: Keys::There, ..terms() };
+    let failed = |(_, verdict): &(_, Verdict)| matches!(verdict, Verdict::Fail(_));
+    let failed: Vec<_> = verdicts(&there, keyless).into_iter().filter(failed).map(|(id, _)| id).collect();
+    assert_eq!(failed, ["V3.1"], "a peer that should have keys");
+}
+
+#[test]
+fn a_peer_with_keys_for_another_stream_or_against_a_lock_for_other_reasons_is_not_taken_for_keyless() {
+    let verdict = |mistake: Mistake, id| {
+        let found = verdicts(&terms(), || Peer::new(Settings::default(), mistake));
+        found.into_iter().find(|(of, _)| *of == id).unwrap().1
+    };
+    // Stream 7 alone can be locked; flags cannot; the configuration is bad.
+    let other_stream: Mistake = |peer, request, response| match (request[1], request.get(18)) {
+        (0x83, Some(stream)) if *stream != 7 => error(response, ErrorCode::InvalidRequest),
+        _ => peer.dsm(request, response),
+    };
+    let no_flags: Mistake = |peer, request, response| match (request[1], request.get(16)) {
+        (0x83, Some(1..)) => error(response, ErrorCode::InvalidRequest),
+        _ => peer.dsm(request, response),
+    };
+    let configuration: Mistake = |peer, request, response| match request[1] {
+        0x83 => error(response, ErrorCode::InvalidDeviceConfiguration),
+        _ => peer.dsm(request, response),
+    };
+    for (mistake, names) in [(other_stream, "stream 7"), (no_flags, "stream 0"), (configuration, "")] {
+        let verdict = |id| verdict(mistake, id);
+        assert!(matches!(verdict("V3.1"), Verdict::Fail(why) if why.contains(names)), "{}", verdict("V3.1"));
+        assert!(matches!(verdict("V3.2"), Verdict::NotPosed(_)), "{}", verdict("V3.2"));
+    }
+    let mistaken: Mistake = |peer, request, response| match (request[1], peer.memory.len()) {
+        (0x83, _) => {
+            peer.memory.push(0);
+            error(response, ErrorCode::InvalidRequest);
+        }
+        (0x85, 1..) => {
+            *response = request[..16].to_vec();
+            (response[1], response[0]) = (0x05, 0x10);
+            response.push(3);
+        }
+        _ => peer.dsm(request, response),
+    };
+    assert!(matches!(verdict(mistaken, "V3.2"), Verdict::Fail(_)), "a refusal that leads to ERROR");
 }
 
 #[test]
@@ -112,7 +158,8 @@ fn a_peer_that_cannot_be_locked_fails_v3_1_and_is_not_asked_the_rest() {
         0x83 => error(response, ErrorCode::InvalidRequest),
         _ => peer.dsm(request, response),
     };
-    for (id, verdict) in verdicts(&terms(), || Peer::new(Settings::default(), deaf)) {
+    let terms = Terms { keys: Keys::There, ..terms() };
+    for (id, verdict) in verdicts(&terms, || Peer::new(Settings::default(), deaf)) {
         let from = CASES.iter().find(|case| case.id == id).unwrap().from;
         match id {
             "V3.1" => assert!(matches!(verdict, Verdict::Fail(_))),

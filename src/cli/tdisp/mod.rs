@@ -63,9 +63,14 @@ enum Verb {
     /// Puts the acceptance cases of the public TEE-IO validator (V1.1 to V7.3) to a command that answers TDISP on a pipe, as
     /// `tidegate tdisp responder` does.
     ///
-    /// CMD is started anew for each case and ended after it; it must be a device with its TDI in CONFIG_UNLOCKED. Each case gives a line:
-    /// `pass`, `fail` with the reason, or `not posed` where the peer could not be brought to the question. Exit code 0 where something
-    /// passes and nothing fails.
+    /// CMD is started anew for each case and ended after it, with all that it started; it must be a device with its TDI in
+    /// CONFIG_UNLOCKED. Each case gives a line: `pass`, `fail` with the reason, or `not posed` where the peer could not be brought to the
+    /// question. Exit code 0 where something passes and nothing fails.
+    ///
+    /// V3.2 needs a device without IDE keys, and no message on the pipe takes keys away or programs them. So it is posed where the
+    /// fresh device refuses a LOCK with INVALID_REQUEST and no other stream id can be locked either; V3.1 and what needs a lock is not
+    /// posed then. A device that has keys and cannot be locked looks the same: --with-keys makes it fail. One that can be locked has
+    /// keys or needs none: V3.2 is not posed, unless --without-keys says that it should not have been locked.
     ///
     /// Changes nothing but what CMD does. Next: `tidegate tdisp decode` shows what a message says.
     Requester(requester::Arguments),

@@ -1,5 +1,6 @@
 //! Why a request did not do what was asked.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use thiserror::Error;
 
@@ -174,6 +175,15 @@ pub enum TransportError {
     /// No response in time.
     #[error("no response in time")]
     TimedOut,
+    /// The peer says that it has no response.
+    #[error("the peer gave no response")]
+    NoResponse,
+    /// What came back is not what the transport carries.
+    #[error("{what} is no response")]
+    Garbled {
+        /// The beginning of it.
+        what: String,
+    },
     /// An error of the operating system.
     #[error("{op}: errno {errno}")]
     Os {

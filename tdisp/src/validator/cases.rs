@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::subject::{Capable, Stop, Subject, demand};
-use super::{Case, Needs};
+use super::{Case, Keys, Needs};
 use crate::report::InterfaceReport;
 use crate::requester::{
     GetInterfaceState, Lock, NegotiateVersion, Operation, Progress, RequestError, Start, Stop as StopTdi,
@@ -112,7 +112,19 @@ fn capabilities(s: &mut Subject<'_>) -> Result<(), Stop> {
 
 fn lock(s: &mut Subject<'_>) -> Result<(), Stop> {
     let request = s.lock_request(0)?;
-    let nonce = s.must(Lock(request))?;
+    let nonce = match s.ask(Lock(request)) {
+        Ok(nonce) => nonce,
+        Err(error) if s.keys() == Keys::Unknown && is_keyless(&error) => {
+            let why = format!("no stream can be locked, as where none has keys: {error}");
+            return Err(match s.stream_that_can_be_locked()? {
+                Some(stream) => {
+                    Stop::Wrong(format!("{error}, and stream {stream} without flags can be locked"))
+                }
+                None => Stop::Setup(why),
+            });
+        }
+        Err(error) => return Err(Stop::Wrong(error.to_string())),
+    };
     s.headers_are_clean()?;
     s.is_in(ConfigLocked)?;
     // Where it can be locked anew: with another nonce.
@@ -123,8 +135,26 @@ fn lock(s: &mut Subject<'_>) -> Result<(), Stop> {
     demand(nonce != again, || "two locks have the same nonce".into())
 }
 
+/// Whether it is what a device says whose default stream has no keys.
+fn is_keyless(error: &RequestError) -> bool {
+    matches!(error, RequestError::Refused { code: ErrorCode::InvalidRequest, .. })
+}
+
 fn lock_without_keys(s: &mut Subject<'_>) -> Result<(), Stop> {
     let request = s.lock_request(0)?;
+    if s.keys() == Keys::Unknown {
+        match s.ask(Lock(request)) {
+            Ok(_) => return Err(Stop::Setup("the peer can be locked, so it has keys or needs none".into())),
+            Err(error) if !is_keyless(&error) => {
+                return Err(Stop::setup("it is not for keys that it cannot be locked", &error));
+            }
+            Err(_) => {}
+        }
+        s.is_in(ConfigUnlocked)?;
+        if let Some(stream) = s.stream_that_can_be_locked()? {
+            return Err(Stop::Setup(format!("stream {stream} can be locked")));
+        }
+    }
     s.refused(Lock(request), ErrorCode::InvalidRequest, ConfigUnlocked)
 }
 

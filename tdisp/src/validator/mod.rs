@@ -30,7 +30,7 @@
 //!         Ok(())
 //!     };
 //!     let verdict = case.run(fresh, &Terms::new(gpu));
-//!     // This device needs no keys, so what it does without them cannot be asked.
+//!     // This device can be locked as it is, so what it does without keys cannot be asked.
 //!     let posed = case.id != "V3.2";
 //!     assert_eq!(matches!(verdict, Verdict::Pass), posed, "{}: {verdict}", case.id);
 //! }
@@ -70,6 +70,21 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What the caller knows of the IDE keys of a fresh device. No case programs any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// Nothing; the device shows it. If its LOCK succeeds, it has keys or needs none. If that is refused with
+    /// INVALID_REQUEST, and no other stream id can be locked either, nor any without flags, then so it must be where
+    /// keys are needed and no stream has them: V3.2 is posed, and V3.1 is not. A device that has keys and refuses
+    /// every LOCK looks the same: say [`There`](Self::There) where it has.
+    #[default]
+    Unknown,
+    /// Every sub-stream of the default stream has them, or the device needs none: V3.2 is not posed.
+    There,
+    /// A sub-stream has none, and the device needs them: V3.2 is posed, and what needs a lock is not.
+    Missing,
+}
+
 /// What the caller knows of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -79,18 +94,17 @@ pub struct Terms {
     pub stream: u8,
     /// Flags of the LOCK, of which those that the peer does not support are left out.
     pub flags: LockFlags,
-    /// Every sub-stream of the default stream has keys, or the device needs none. Where it has not, V3.2 is posed, and
-    /// what needs a lock is not.
-    pub keys: bool,
+    /// Whether a fresh device can be locked.
+    pub keys: Keys,
     /// How often a peer may be busy.
     pub backoff: Backoff,
 }
 
 impl Terms {
-    /// Default stream 0, NO_FW_UPDATE, keys; a peer may be busy a hundred times in a row.
+    /// Default stream 0, NO_FW_UPDATE, keys unknown; a peer may be busy a hundred times in a row.
     pub fn new(function: FunctionId) -> Terms {
         let backoff = Backoff { attempts: 100, ..Backoff::default() };
-        Terms { function, stream: 0, flags: LockFlags::NO_FW_UPDATE, keys: true, backoff }
+        Terms { function, stream: 0, flags: LockFlags::NO_FW_UPDATE, keys: Keys::Unknown, backoff }
     }
 }
 
@@ -123,8 +137,8 @@ impl Case {
     /// Puts the question to a fresh device at the other end of `transport`.
     pub fn run(&self, transport: impl Transport, terms: &Terms) -> Verdict {
         let why = match self.needs {
-            Needs::Keys if !terms.keys => "the peer has no keys, so it cannot be locked",
-            Needs::NoKeys if terms.keys => "the peer has keys, or needs none",
+            Needs::Keys if terms.keys == Keys::Missing => "the peer has no keys, so it cannot be locked",
+            Needs::NoKeys if terms.keys == Keys::There => "the peer has keys, or needs none",
             _ => {
                 let mut transport = transport;
                 let mut subject = Subject::new(&mut transport, terms);

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Terms, Verdict};
+use super::{Keys, Terms, Verdict};
 use crate::requester::{
     GetInterfaceState, Lock, Operation, Progress, QueryCapabilities, ReadReport, RequestError, Requester,
     Start, Stop as StopTdi, Transport, TransportError,
@@ -105,6 +105,23 @@ impl<'a> Subject<'a> {
         };
         self.flags = Some(flags);
         Ok(LockRequest { flags, stream: self.terms.stream, reporting_offset, p2p_address_mask: 0 })
+    }
+
+    /// What is known of its keys.
+    pub(super) fn keys(&self) -> Keys {
+        self.terms.keys
+    }
+
+    /// The first stream with which a LOCK without flags succeeds; `None` where each is refused.
+    pub(super) fn stream_that_can_be_locked(&mut self) -> Result<Option<u8>, Stop> {
+        for stream in 0..=u8::MAX {
+            match self.ask(Lock(LockRequest { stream, ..LockRequest::default() })) {
+                Ok(_) => return Ok(Some(stream)),
+                Err(RequestError::Refused { .. } | RequestError::VendorSpecific { .. }) => {}
+                Err(error) => return Err(Stop::Wrong(format!("LOCK with stream {stream}: {error}"))),
+            }
+        }
+        Ok(None)
     }
 
     /// The nonce of the LOCK that brought it here.
