@@ -187,7 +187,8 @@ impl World {
         };
         let keyed = |stream: u8, by| self.keys[usize::from(stream)] == Some(by);
         let bond = tdi.bond().copied();
-        let needs = tdi.needs(table, trigger)?;
+        // Where there is no line, the move is tried all the same: it must not succeed, nor leave a trace.
+        let needs = tdi.needs(table, trigger).unwrap_or(&[]);
         for need in needs {
             let met = match (need, ask) {
                 (Need::Flags | Need::Configuration | Need::FreshNonce, Ask::Lock { lacks, .. }) => {
