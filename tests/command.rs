@@ -49,6 +49,15 @@ fn bad_usage_is_exit_code_2_with_a_reason_on_stderr() {
     }
 }
 
+/// With this on stdin.
+fn piped(arguments: &str, input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let command = command.args(arguments.split(' ')).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
 #[test]
 fn a_tdisp_message_is_printed_as_json_and_made_of_it_again() {
     // A LOCK with reserved bits set, whose frames are SPDM's; then the same in an object of DOE.
@@ -60,12 +69,19 @@ fn a_tdisp_message_is_printed_as_json_and_made_of_it_again() {
         assert_eq!((code(&decoded), text(&decoded.stderr)), (0, String::new()), "{option}");
         let document: Value = serde_json::from_slice(&decoded.stdout).unwrap();
         assert_eq!(document["message"]["type"], "LOCK_INTERFACE_REQUEST");
-        let mut encode = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        let encode = encode.args(["tdisp", "encode"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = encode.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&decoded.stdout).unwrap();
-        let encoded = child.wait_with_output().unwrap();
+        let encoded = piped("tdisp encode", &text(&decoded.stdout));
         assert_eq!((code(&encoded), text(&encoded.stdout)), (0, format!("{hex}\n")), "{option}");
+    }
+    // 64 KiB of a report are more digits than an argument can have.
+    let large = format!("01100400000001000000000000000000 00ffff0000{}\n", "5a".repeat(0xFFFF));
+    let decoded = piped("tdisp decode -", &large);
+    assert_eq!((code(&decoded), text(&decoded.stderr)), (0, String::new()));
+    let encoded = piped("tdisp encode", &text(&decoded.stdout));
+    assert_eq!((code(&encoded), text(&encoded.stdout)), (0, large.replace(' ', "")));
+    for nonsense in ["012", "0x01", ""] {
+        let refused = piped("tdisp decode -", nonsense);
+        assert_eq!(code(&refused), 1, "{nonsense}");
+        assert!(refused.stdout.is_empty() && !refused.stderr.is_empty(), "{nonsense}");
     }
     let refused = tidegate("tdisp decode 0110830000");
     assert_eq!(code(&refused), 1);

@@ -31,13 +31,14 @@ enum Verb {
     ///
     /// HEX is the message with the PCI protocol id in front (01 for TDISP, 00 for IDE_KM), or with --doe or --spdm what is around it. A
     /// code that has no name is shown as a number; what is reserved and not zero is shown under `reserved`, by its offset. A message
-    /// whose length is wrong is refused with exit code 1. Nonces and keys are shown.
+    /// whose length is wrong is refused with exit code 1. Nonces and keys are shown. `-` in place of HEX reads the hex from stdin, where it
+    /// may be longer than an argument.
     ///
     /// Changes nothing. Next: `tidegate tdisp encode` makes the same bytes of the JSON again.
     Decode {
-        /// The bytes; spaces between them do not matter
-        #[arg(value_name = "HEX", value_parser = hex::parse)]
-        bytes: Hex,
+        /// The bytes; spaces between them do not matter. `-` for those on stdin
+        #[arg(value_name = "HEX", value_parser = given)]
+        bytes: Given,
         /// A data object of a DOE mailbox: discovery, SPDM in the clear, or a sealed record
         #[arg(long, conflicts_with = "spdm")]
         doe: bool,
@@ -76,6 +77,17 @@ enum Verb {
     Requester(requester::Arguments),
 }
 
+/// Where the bytes of a message come from.
+#[derive(Debug, Clone)]
+enum Given {
+    Here(Hex),
+    OnStdin,
+}
+
+fn given(text: &str) -> Result<Given, String> {
+    if text == "-" { Ok(Given::OnStdin) } else { hex::parse(text).map(Given::Here) }
+}
+
 pub(crate) fn run(
     arguments: &Arguments,
     input: &mut impl Read,
@@ -88,6 +100,13 @@ pub(crate) fn run(
                 (true, _) => Framing::Doe,
                 (_, true) => Framing::Spdm,
                 _ => Framing::Protocol,
+            };
+            let bytes = match bytes {
+                Given::Here(bytes) => bytes.clone(),
+                Given::OnStdin => match hex::parse(&io::read_to_string(input)?) {
+                    Ok(bytes) => bytes,
+                    Err(why) => return refused(complaints, &why),
+                },
             };
             match frame::decode(&bytes.0, framing) {
                 Ok(document) => writeln!(out, "{document:#}")?,

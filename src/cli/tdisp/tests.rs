@@ -2,6 +2,8 @@
 
 use super::frame::{self, Framing};
 use super::hex::{self, Hex};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -214,5 +216,68 @@ fn a_document_that_is_not_one_is_refused_and_the_place_is_named() {
         [json!([]), json!({}), json!({ "protocol": "TDISP" }), json!({ "doe": {} }), json!({ "dow": {} })]
     {
         assert!(frame::encode(&document).is_err(), "{document}");
+    }
+}
+
+#[test]
+fn the_largest_messages_and_objects_survive() {
+    let portion = bytes("01 1004 0000 00010000 0000000000000000 ffff 0100");
+    round(&[portion, vec![0xA5; 0xFFFF]].concat(), Framing::Protocol);
+    let vdm = bytes("01 108b 0000 00010000 0000000000000000 01 02 981e");
+    round(&[vdm, vec![0x5A; 1 << 17]].concat(), Framing::Protocol);
+    // 2^18 double words, whose length is written as zero.
+    let object = [bytes("0100 02 00 00000000 01000000 ffff"), vec![0; (1 << 20) - 14]].concat();
+    let document = round(&object, Framing::Doe);
+    assert_eq!(document["doe"]["padding"].as_str().map(str::len), Some(2 * ((1 << 20) - 14 - 0xFFFF)));
+    assert!(frame::decode(&[&object[..], &[0; 4]].concat(), Framing::Doe).is_err());
+}
+
+#[test]
+fn hex_is_read_with_white_space_anywhere_and_nothing_else() {
+    assert_eq!(hex::parse(" 0 1\n\tfF "), Ok(Hex(vec![0x01, 0xFF])));
+    assert_eq!(hex::parse(""), Ok(Hex(Vec::new())));
+    for wrong in ["0x01", "1", "012", "0g", "\u{e9}0", "01,02", "-1"] {
+        assert!(hex::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// What `decode` takes comes back byte for byte.
+fn taken_or_refused(bytes: &[u8], framing: Framing) {
+    if frame::decode(bytes, framing).is_ok() {
+        round(bytes, framing);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_or_come_back_as_they_were(bytes in vec(any::<u8>(), 0..120)) {
+        for framing in [Framing::Protocol, Framing::Spdm, Framing::Doe] {
+            taken_or_refused(&bytes, framing);
+        }
+    }
+
+    #[test]
+    fn any_message_with_any_bits_comes_back_as_it_was(
+        which in any::<prop::sample::Index>(),
+        noise in vec(any::<u8>(), 120),
+        keep: u8,
+    ) {
+        // Of the right type and length, and noise in as much of it as `keep` says; then with frames around it.
+        let all: Vec<_> = vectors().into_iter().chain(MORE.iter().map(|text| bytes(text))).collect();
+        let original = which.get(&all);
+        let mut message = original.clone();
+        for (at, (byte, noise)) in message.iter_mut().zip(&noise).enumerate().skip(3) {
+            if noise & 7 < keep & 7 {
+                *byte = noise.rotate_left(at as u32);
+            }
+        }
+        taken_or_refused(&message, Framing::Protocol);
+        let len = (message.len() as u16).to_le_bytes();
+        let spdm = [&[0x12, 0xFE, noise[0], noise[1], 3, 0, 2, 1, 0], &len[..], &message].concat();
+        taken_or_refused(&spdm, Framing::Spdm);
+        let padded = spdm.len().next_multiple_of(4) + usize::from(noise[2] & 4);
+        let mut object = [&[1, 0, 1, noise[3]], &[(padded / 4 + 2) as u8, 0, noise[4] & 0xFC, noise[5]], &spdm[..]].concat();
+        object.resize(8 + padded, noise[6]);
+        taken_or_refused(&object, Framing::Doe);
     }
 }
