@@ -40,9 +40,10 @@ pub fn lock_request() -> Setup<([u8; 36], Lock)> {
     Ok((message, Some((head.interface.function, lock))))
 }
 
-/// The BARs of [`report`].
-pub fn bars() -> [BarWindow; 4] {
-    std::array::from_fn(|n| BarWindow { bar: n as u8, base: 0x1_0000_0000 * (n as u64 + 1), len: 64 * 4096 })
+/// The BARs of a report of so many ranges.
+pub fn bars(ranges: u64) -> [BarWindow; 4] {
+    let base = |n| 0x1_0000_0000 * (n as u64 + 1);
+    std::array::from_fn(|n| BarWindow { bar: n as u8, base: base(n), len: ranges * 4096 })
 }
 
 /// 64 ranges in four BARs of 64 pages: private, shared, gaps; MSI-X in the last. 96 tags.
@@ -50,12 +51,22 @@ pub fn bars() -> [BarWindow; 4] {
 /// # Errors
 /// It can't be written; never seen.
 pub fn report() -> Result<Vec<u8>, Missing> {
-    let ranges = (0..64u64).map(|n| {
-        let (bar, piece) = (n / 16, n % 16);
+    report_of(64, |piece| piece)
+}
+
+/// The same with `count` ranges, those of each BAR in an order of the device's choice: `place` says where the n-th is.
+///
+/// # Errors
+/// It can't be written: more than 4000 ranges.
+pub fn report_of(count: u64, place: impl Fn(u64) -> u64) -> Result<Vec<u8>, Missing> {
+    let ranges = (0..count).map(|n| {
+        let (bar, piece) = (n / (count / 4), place(n % (count / 4)));
         let first = 0x10_0000 * (bar + 1) + piece * 4;
         let range = MmioRange::private(bar as u8, first, 3 + (n % 2) as u32);
         match n {
-            63 => MmioRange { flags: RangeFlags::MSIX_TABLE | RangeFlags::MSIX_PBA, ..range },
+            _ if n == count - 1 => {
+                MmioRange { flags: RangeFlags::MSIX_TABLE | RangeFlags::MSIX_PBA, ..range }
+            }
             _ if n % 3 == 0 => MmioRange { flags: RangeFlags::NON_TEE, ..range },
             _ => range,
         }

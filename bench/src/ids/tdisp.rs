@@ -29,7 +29,7 @@ impl Group for Tdisp {
 
     fn round(&mut self, rig: &Rig, round: &mut Round<'_>) -> Result<(), Missing> {
         let Tdisp { message, means, report } = &*self;
-        let bars = tdisp::bars();
+        let bars = tdisp::bars(64);
         let terms = Terms::new(LockFlags::LOCK_MSIX, 0, &bars);
         let (mut table, mut short, mut long) = (TagTable::default(), [0; 36], vec![0; report.len()]);
         // By `black_box` on both ends, so that the length is known to neither.
