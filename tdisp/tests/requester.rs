@@ -328,6 +328,19 @@ fn a_remainder_that_does_not_follow_is_refused() {
 }
 
 #[test]
+fn a_report_may_have_as_many_ranges_and_as_much_information_as_it_has_room_for() {
+    let mut bench = Bench::with(Settings { portion: 1000, ..Settings::default() });
+    let report = &mut bench.dsm.device_mut().report;
+    report.ranges = (0..3000).map(|n| MmioRange::private(0, 0x1000 + n, 1)).collect();
+    report.device_info = (0..17_000_u32).map(|n| n as u8).collect();
+    let mut wanted = report.clone();
+    wanted.ranges.iter_mut().for_each(|range| range.first_page += 0xD_0000);
+    bench.lock(GPU);
+    let bytes = Requester::new(bench, GPU).report().unwrap();
+    assert_eq!(InterfaceReport::parse(&bytes, lock_request().flags), Ok(wanted));
+}
+
+#[test]
 fn a_report_larger_than_the_limit_is_refused_before_it_is_read() {
     let error = |total, limit| Err(PortionError::TooLarge { total, limit }.into());
     assert_eq!(read(Script::of(&[portion(&[1; 8], 93)]), 8, 100), error(101, 100));
