@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// CMD starts a device that needs IDE and has no keys: a LOCK that succeeds is its failure
     #[arg(long)]
     without_keys: bool,
-    /// How long a response may take
+    /// How long a response may take. A peer whose output goes through a buffer must flush it after each line
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = number::<u32>)]
     timeout: u32,
     /// The command that answers: `tidegate tdisp responder`, or another that speaks as it does

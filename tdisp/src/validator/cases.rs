@@ -1,6 +1,7 @@
 //! The questions.
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::subject::{Capable, Stop, Subject, demand};
