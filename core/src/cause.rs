@@ -23,6 +23,8 @@ pub enum Cause {
     Dropped = 7,
     /// The engine of the channel panicked: what its device still does nobody knows.
     Panicked = 8,
+    /// Pages of a device's BAR become private, or shared.
+    Attribute = 9,
 }
 
 impl Cause {
@@ -36,6 +38,7 @@ impl Cause {
             6 => Cause::Doubt,
             7 => Cause::Dropped,
             8 => Cause::Panicked,
+            9 => Cause::Attribute,
             _ => return None,
         })
     }

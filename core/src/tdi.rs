@@ -91,6 +91,23 @@ pub struct TaggedRange {
     pub tag: PageTag,
 }
 
+/// Bytes of one BAR.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BarRange {
+    /// BAR index, 0 to 5.
+    pub bar: u8,
+    /// Bytes from the start of the BAR.
+    pub range: Range<u64>,
+}
+
+impl BarRange {
+    /// Is a byte in both?
+    pub fn overlaps(&self, other: &BarRange) -> bool {
+        let (one, two) = (&self.range, &other.range);
+        self.bar == other.bar && one.start.max(two.start) < one.end.min(two.end)
+    }
+}
+
 /// Size in bytes of each memory BAR; 0 where there is none (or an I/O BAR).
 pub type BarSizes = [u64; 6];
 
@@ -104,6 +121,12 @@ pub trait Host: Clone + Send + Sync + 'static {
 
     /// BAR sizes the host exposes: a report must agree with them.
     fn bars(&self) -> BarSizes;
+
+    /// Bytes of the pages in which BARs are mapped: a power of two, 4096 or more. What shares one with another tag can
+    /// be mapped as neither. No syscall. Default: the pages of this process.
+    fn host_page(&self) -> u64 {
+        crate::page_size()
+    }
 
     /// Descriptors accepted and not yet retired that name the device's regions or run on its channels.
     /// Counted at the moment of the call, not read from a token. No syscall.
@@ -125,7 +148,11 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// Last value of [`Host::set_state`].
     fn state(&self) -> TdiState;
 
-    /// Tags of all BARs, from the interface report; empty means "everything shared" (CONFIG_UNLOCKED).
+    /// Tags of all BARs, from the interface report; empty means "everything shared" (CONFIG_UNLOCKED). Set anew, too,
+    /// when pages of a running TDI change.
+    ///
+    /// A window is let in by them, and they are looked at once more when the gate knows it: so whoever sets tags and
+    /// then revokes what they forbid ([`Gate::revoke_windows`]) misses none that was being made.
     ///
     /// # Errors
     /// A range outside its BAR or overlapping another: nothing is changed.

@@ -7,6 +7,7 @@ use crate::channel::Erased;
 use crate::fabric::{Revocable, Shared};
 use crate::region::{Inner, MapError};
 use crate::sync::{Mutex, lock};
+use crate::tdi::BarRange;
 use crate::{Cause, Deadline};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -195,6 +196,29 @@ impl Gate {
         let unfinished = running.parts().filter(|part| !part.is_done()).cloned().collect();
         lock(&self.0.state).earlier = unfinished;
         Ok(Quiesce { gate: self.clone(), running: Some(running) })
+    }
+
+    /// Revokes the windows that lead to some of these bytes of the device's BARs, at every importer, in one batch: what
+    /// is in flight to them ends, posted writes are read back, they are unmapped. The rest goes on: the gate stays as it
+    /// is, and so do the device's channels and its other windows. Never waits: turn or wait the [`Revocation`].
+    ///
+    /// A window whose mapping does not say where it leads ([`Mapping::window`]) is revoked too. One whose revoke was
+    /// forced before makes the outcome `Forced` again.
+    ///
+    /// It keeps no new window out: that is for the device layer, which looks at the tags once more when the gate knows
+    /// the window ([`Host::set_tags`]).
+    ///
+    /// [`Revocation`]: super::Revocation
+    /// [`Mapping::window`]: crate::Mapping::window
+    /// [`Host::set_tags`]: crate::tdi::Host::set_tags
+    pub fn revoke_windows(&self, into: &BarRange, why: Cause, by: Deadline) -> super::Revocation {
+        let all: Vec<Arc<Inner>> = lock(&self.0.state).regions.iter().filter_map(Weak::upgrade).collect();
+        let leads_there = |region: &&Arc<Inner>| {
+            let leads_to = region.hold.mapping.as_ref().and_then(|mapping| mapping.window());
+            leads_to.is_none_or(|bytes| bytes.overlaps(into))
+        };
+        let batch: Vec<Revocable<'_>> = all.iter().filter(leads_there).map(Revocable::new).collect();
+        super::Revocation::begin(&self.0.fabric, &batch, why, by)
     }
 
     fn owns(&self, channel: &dyn Erased) -> bool {

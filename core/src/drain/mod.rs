@@ -211,7 +211,11 @@ impl Revocation {
         report
     }
 
-    pub(crate) fn join(&mut self) -> Result<(), WaitError> {
+    /// As [`Revocation::wait`], and can be asked for its [`Revocation::report`] afterwards.
+    ///
+    /// # Errors
+    /// [`WaitError::OwnPin`].
+    pub fn join(&mut self) -> Result<(), WaitError> {
         // Of a batch over several fabrics each has its own control work, and its own channels of this thread.
         let fabrics = self.joined.iter().map(|running| lock(&running.drain).fabric.clone());
         let others: Vec<_> = fabrics.filter(|fabric| !Arc::ptr_eq(fabric, &self.fabric)).collect();

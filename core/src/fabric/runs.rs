@@ -201,6 +201,14 @@ impl Shared {
         lock(&self.runs).running.iter().filter_map(|(_, running)| running.upgrade()).collect()
     }
 
+    /// Of a region that is revoked: has the drain ended that has it?
+    pub(crate) fn has_ended(&self, index: u32, bits: u64) -> bool {
+        let runs = lock(&self.runs);
+        let running = self.table.is_registered(index, bits).then(|| runs.find(runs.of(index))).flatten();
+        drop(runs);
+        running.is_none_or(|running| running.is_done())
+    }
+
     /// A revoke of these regions (let go of next, or in quarantine) was forced: for revokers to come.
     pub(crate) fn remember(&self, slots: &[u32], outcome: &Outcome) {
         let outcome = Arc::new(outcome.clone());

@@ -1,5 +1,6 @@
 //! What core must be able to do to a mapping that it did not make.
 
+use crate::tdi::BarRange;
 use std::fmt;
 
 /// A mapping into a device address space; p2p hands one in with each region ([`crate::Fabric::adopt`]).
@@ -40,6 +41,12 @@ pub unsafe trait Mapping: Send + Sync + fmt::Debug + 'static {
     /// outcome of a quiesce can't be clean.
     fn is_lent(&self) -> bool {
         false
+    }
+
+    /// Of a window: which bytes of its device's BARs it leads to. `None`: that is not known, and it counts as one to
+    /// all of them.
+    fn window(&self) -> Option<BarRange> {
+        None
     }
 }
 

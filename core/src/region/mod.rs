@@ -175,6 +175,11 @@ impl<T: RegionTag> Region<T> {
     pub fn is_revoked(&self) -> bool {
         !self.inner.fabric.table.is_live(self.inner.index, self.inner.bits)
     }
+
+    /// Has a revoke of it ended, by force or not? Nothing of it is done later. Takes a lock.
+    pub fn is_ended(&self) -> bool {
+        self.is_revoked() && self.inner.fabric.has_ended(self.inner.index, self.inner.bits)
+    }
 }
 
 impl<T: RegionTag> Drop for Region<T> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+use tidegate_core::tdi::BarRange;
 use tidegate_core::{Extent, MapError, Mapping};
 
 /// A mapping that logs, and notes when it is unmapped under a descriptor.
@@ -22,6 +23,8 @@ pub struct MockMap {
     pub hang: Mutex<Option<Arc<Hold>>>,
     pub stopped: AtomicBool,
     pub lent: AtomicBool,
+    /// Where it leads, if it says so.
+    pub leads_to: Mutex<Option<BarRange>>,
 }
 
 /// Blocks until opened.
@@ -81,6 +84,9 @@ unsafe impl Mapping for MockMap {
     }
     fn is_lent(&self) -> bool {
         self.lent.load(Ordering::SeqCst)
+    }
+    fn window(&self) -> Option<BarRange> {
+        self.leads_to.lock().unwrap().clone()
     }
 }
 

@@ -409,6 +409,7 @@ impl World {
             hang: Mutex::default(),
             stopped: AtomicBool::default(),
             lent: AtomicBool::default(),
+            leads_to: Mutex::default(),
         })
     }
 

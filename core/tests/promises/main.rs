@@ -18,3 +18,4 @@ mod revoke;
 mod scale;
 mod stall;
 mod unflushed;
+mod windows;
