@@ -48,6 +48,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Bytes of the pages in which BARs and host memory are mapped: a power of two, 4096 or more. No syscall. Default:
+    /// the pages of this process, which the kernel maps in.
+    fn page_size(&self) -> u64 {
+        tidegate_core::page_size()
+    }
+
     /// Lets a moment pass for a call that may sleep and waits for a device. Sleeps for 50 us, or, where somebody has to move
     /// the devices, moves them.
     fn pause(&self) {

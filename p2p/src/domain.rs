@@ -7,6 +7,7 @@ use crate::import::{Import, ImportError};
 use crate::iova::{IovaError, Iovas};
 use crate::mapping::{Lease, Mapped};
 use crate::pci::PciAddress;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tidegate_core::tdi::{Link, PageTag, TdiState};
 use tidegate_core::{
@@ -184,8 +185,8 @@ impl<B: Backend> Domain<B> {
         want: Want,
         lease: Arc<Lease>,
     ) -> Result<Import<B, Shared>, ImportError> {
-        from.check_tag(PageTag::Shared)?;
-        self.import_at(from, want, lease, Class::SharedWindow, Trust::Shared)
+        let allowed = || from.check_tag(PageTag::Shared);
+        self.import_at(from, want, lease, allowed)
     }
 
     /// Imports an exported window for T=1 requests of the initiator that `link` names. Soft: an entry in the
@@ -199,52 +200,74 @@ impl<B: Backend> Domain<B> {
         from: &Export<B>,
         link: &dyn Link,
     ) -> Result<Import<B, Private>, ImportError> {
-        let ours = |gate: &&Gate| gate.is(link.initiator());
-        if !link.target().is(from.device().gate())
-            || lock(&self.0.gates).iter().find(ours).is_none()
-            || !link.is_live()
-            || from.device().trust() != (TdiState::Run, Some(link.domain()))
-        {
-            return Err(ImportError::Link);
-        }
-        from.check_tag(PageTag::Private)?;
-        if !B::TRUSTED_TABLE && !self.0.fabric.emulate_private() {
-            return Err(ImportError::NoTrustedTable);
-        }
         let lease = self.lease_for(from)?;
-        self.import_at(from, Want::default(), lease, Class::PrivateWindow, Trust::Private)
+        self.import_private_at(from, Want::default(), lease, link)
+    }
+
+    pub(crate) fn import_private_at(
+        &self,
+        from: &Export<B>,
+        want: Want,
+        lease: Arc<Lease>,
+        link: &dyn Link,
+    ) -> Result<Import<B, Private>, ImportError> {
+        let ours = |gate: &&Gate| gate.is(link.initiator());
+        let allowed = || {
+            if !link.target().is(from.device().gate())
+                || lock(&self.0.gates).iter().find(ours).is_none()
+                || !link.is_live()
+                || from.device().trust() != (TdiState::Run, Some(link.domain()))
+            {
+                return Err(ImportError::Link);
+            }
+            from.check_tag(PageTag::Private)
+        };
+        self.import_at(from, want, lease, allowed)
     }
 
     fn lease_for(&self, from: &Export<B>) -> Result<Arc<Lease>, ImportError> {
         Ok(Lease::take(&self.0.iovas, from.len(), from.congruence())?)
     }
 
+    /// Asks twice whether it is allowed. The second time the gate knows the window: if the TDI was moved, or its pages
+    /// changed, after the first, either whoever did that finds the window there, or it is found out here.
     fn import_at<T: RegionTag>(
         &self,
         from: &Export<B>,
         want: Want,
         lease: Arc<Lease>,
-        class: Class,
-        trust: Trust,
+        allowed: impl Fn() -> Result<(), ImportError>,
     ) -> Result<Import<B, T>, ImportError> {
+        allowed()?;
+        if T::PRIVATE && !B::TRUSTED_TABLE && !self.0.fabric.emulate_private() {
+            return Err(ImportError::NoTrustedTable);
+        }
+        let (class, trust) = match T::PRIVATE {
+            true => (Class::PrivateWindow, Trust::Private),
+            false => (Class::SharedWindow, Trust::Shared),
+        };
         let gate = from.device().gate();
         gate.check()?;
         self.0.space.map_dmabuf(lease.iova, from.dmabuf(), from.len(), rights(want.access), trust)?;
         lease.set_mapped(true);
         let mapping = Arc::new(Mapped::<B> {
-            window: Some((from.device().function().clone(), from.shared_dmabuf())),
+            window: Some(from.exported()),
             cpu_may_read: trust == Trust::Shared,
             ..self.mapped(&lease)
         });
         let made = self.0.fabric.adopt(self.0.id, class, want.access, mapping.clone(), None, Some(gate));
         let region = made.map_err(|error| undo(&*mapping, ImportError::from(error)))?;
-        Ok(Import::new(self.clone(), from.clone(), want, lease, region))
+        // Nobody has a handle yet, so nothing is in flight to it.
+        allowed().map_err(|error| undo(&*mapping, error))?;
+        Ok(Import::new(self.clone(), from.clone(), want, mapping, region))
     }
 
     fn mapped(&self, lease: &Arc<Lease>) -> Mapped<B> {
         Mapped {
             space: self.0.space.clone(),
             lease: lease.clone(),
+            mapped: AtomicBool::new(true),
+            removal: Mutex::default(),
             backing: None,
             window: None,
             cpu_may_read: false,

@@ -2,10 +2,11 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::device::Device;
+use crate::mapping::Exported;
 use std::ops::Range;
 use std::sync::Arc;
 use tidegate_core::GateClosed;
-use tidegate_core::tdi::{PageTag, TdiState};
+use tidegate_core::tdi::{BarRange, PageTag, TdiState};
 
 /// A page-aligned range of one BAR, exported once, importable any number of times. Cheap to clone. It stays good
 /// over resets of its device (imports do not) and dies with the last [`Device`] clone's close.
@@ -91,8 +92,13 @@ impl<B: Backend> Export<B> {
         &self.0.dmabuf
     }
 
-    pub(crate) fn shared_dmabuf(&self) -> Arc<B::DmaBuf> {
-        self.0.dmabuf.clone()
+    /// What a window made of it leads to.
+    pub(crate) fn exported(&self) -> Exported<B> {
+        Exported {
+            function: self.0.device.function().clone(),
+            bytes: BarRange { bar: self.0.bar, range: self.range() },
+            _dmabuf: self.0.dmabuf.clone(),
+        }
     }
 
     /// Physical offset that an importer should be congruent with.

@@ -1,13 +1,13 @@
 //! Imports: windows into another device's BAR, in a domain's address space.
 
-use crate::backend::{Backend, BackendError, Space};
+use crate::backend::{Backend, BackendError};
 use crate::domain::{Domain, Want};
 use crate::export::Export;
 use crate::iova::IovaError;
-use crate::mapping::Lease;
+use crate::mapping::Mapped;
 use std::sync::Arc;
-use tidegate_core::tdi::PageTag;
-use tidegate_core::{GateClosed, Region, RegionError, RegionTag, Shared};
+use tidegate_core::tdi::{Link, PageTag};
+use tidegate_core::{GateClosed, MapError, Mapping, Private, Region, RegionError, RegionTag, Shared};
 
 /// A window with tag `T`. Dropping it revokes its region in the background.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct Import<B: Backend, T: RegionTag> {
     domain: Domain<B>,
     from: Export<B>,
     want: Want,
-    lease: Arc<Lease>,
+    mapping: Arc<Mapped<B>>,
     region: Region<T>,
 }
 
@@ -88,10 +88,10 @@ impl<B: Backend, T: RegionTag> Import<B, T> {
         domain: Domain<B>,
         from: Export<B>,
         want: Want,
-        lease: Arc<Lease>,
+        mapping: Arc<Mapped<B>>,
         region: Region<T>,
     ) -> Self {
-        Import { domain, from, want, lease, region }
+        Import { domain, from, want, mapping, region }
     }
 
     /// The window as a region.
@@ -116,23 +116,35 @@ impl<B: Backend, T: RegionTag> Import<B, T> {
     /// [`NotRecovered`] with the import: its revoke has not ended, the gate is closed, the export is revoked, or
     /// the range is not shared (its TDI is bound).
     pub fn recover(self) -> Result<Import<B, Shared>, NotRecovered<B, T>> {
-        match self.bring_back() {
-            Ok(import) => Ok(import),
-            Err(why) => Err(NotRecovered { why, import: self }),
-        }
+        let bring = || {
+            self.make_room()?;
+            self.domain.import_shared_at(&self.from, self.want, self.mapping.lease.clone())
+        };
+        bring().map_err(|why| NotRecovered { why, import: self })
     }
 
-    fn bring_back(&self) -> Result<Import<B, Shared>, ImportError> {
+    /// Brings the window back as private: after pages of a running TDI became private, or stayed so although a change
+    /// was asked for. Same export, same IOVA, a new generation. vfio: refused as [`Domain::import_private`] is; else two
+    /// system calls at most.
+    ///
+    /// # Errors
+    /// [`NotRecovered`] with the import, as [`Import::recover`] and [`Domain::import_private`].
+    pub fn recover_private(self, link: &dyn Link) -> Result<Import<B, Private>, NotRecovered<B, T>> {
+        let bring = || {
+            self.make_room()?;
+            self.domain.import_private_at(&self.from, self.want, self.mapping.lease.clone(), link)
+        };
+        bring().map_err(|why| NotRecovered { why, import: self })
+    }
+
+    /// The addresses are free, to be mapped anew.
+    fn make_room(&self) -> Result<(), ImportError> {
         self.from.device().gate().check()?;
-        if !self.region.is_revoked() {
+        if !self.region.is_ended() {
             return Err(ImportError::Live);
         }
-        if self.lease.is_mapped() {
-            // Not unmapped by a drain, or not yet: only a dead area may be taken away here.
-            let lease = &self.lease;
-            self.domain.0.space.unmap(lease.iova, lease.len)?;
-            lease.set_mapped(false);
-        }
-        self.domain.import_shared_at(&self.from, self.want, self.lease.clone())
+        // Not unmapped by a drain that was forced, or whose unmap failed.
+        self.mapping.unmap().map_err(|MapError { op, errno }| BackendError::Os { op, errno })?;
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use crate::iova::Iovas;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_core::tdi::BarRange;
 use tidegate_core::{Backing, Extent, MapError, Mapping};
 
 /// An area of a domain's IOVA space; freed when the last owner is gone, unless something may still use it.
@@ -50,17 +51,26 @@ impl Drop for Lease {
     }
 }
 
-/// A window's exporter and dma-buf.
-type Exported<B> = (Arc<<B as Backend>::Function>, Arc<<B as Backend>::DmaBuf>);
+/// What a window leads to.
+pub(crate) struct Exported<B: Backend> {
+    pub(crate) function: Arc<B::Function>,
+    pub(crate) bytes: BarRange,
+    /// Kept open for as long as the window lives (closing the last reference of a dma-buf can block behind a reset:
+    /// drivers/vfio/pci/vfio_pci_dmabuf.c).
+    pub(crate) _dmabuf: Arc<B::DmaBuf>,
+}
 
 /// Host memory or a window, mapped at a lease.
 pub(crate) struct Mapped<B: Backend> {
     pub(crate) space: Arc<B::Space>,
     pub(crate) lease: Arc<Lease>,
+    /// It was made, and not removed. Another that is made at the same lease later is not this one's to remove.
+    pub(crate) mapped: AtomicBool,
+    /// Who removes it has it locked.
+    pub(crate) removal: Mutex<()>,
     /// Host memory behind it.
     pub(crate) backing: Option<Backing>,
-    /// The exporter and what it exported; kept open for as long as the window lives (closing the last reference of
-    /// a dma-buf can block behind a reset: drivers/vfio/pci/vfio_pci_dmabuf.c).
+    /// Of a window: the exporter and what it exported.
     pub(crate) window: Option<Exported<B>>,
     /// May the CPU read the exporter to push its own writes? Not for private windows.
     pub(crate) cpu_may_read: bool,
@@ -93,7 +103,8 @@ unsafe impl<B: Backend> Mapping for Mapped<B> {
     }
 
     fn unmap(&self) -> Result<(), MapError> {
-        if !self.lease.is_mapped() {
+        let _one = self.removal.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.mapped.load(Ordering::Acquire) {
             return Ok(());
         }
         match self.space.unmap(self.lease.iova, self.lease.len) {
@@ -102,6 +113,7 @@ unsafe impl<B: Backend> Mapping for Mapped<B> {
             Err(BackendError::Os { errno: libc::ENOENT, .. }) => {}
             Err(error) => return Err(map_error("unmap", &error)),
         }
+        self.mapped.store(false, Ordering::Release);
         self.lease.set_mapped(false);
         Ok(())
     }
@@ -117,14 +129,15 @@ unsafe impl<B: Backend> Mapping for Mapped<B> {
     fn read_back(&self) -> bool {
         // A config read of the target is non-posted and takes the path of the CPU's writes to its BARs: they
         // arrive before it is answered (PCIe 6.0, 2.4.1: reads do not pass posted writes).
-        self.cpu_may_read
-            && self
-                .window
-                .as_ref()
-                .is_some_and(|(f, _)| f.config_read(crate::pci::config::offset::STATUS, 2).is_ok())
+        let read = |to: &Exported<B>| to.function.config_read(crate::pci::config::offset::STATUS, 2).is_ok();
+        self.cpu_may_read && self.window.as_ref().is_some_and(read)
+    }
+
+    fn window(&self) -> Option<BarRange> {
+        self.window.as_ref().map(|to| to.bytes.clone())
     }
 
     fn stopped(&self) -> bool {
-        !self.lease.is_mapped()
+        !self.mapped.load(Ordering::Acquire)
     }
 }

@@ -22,6 +22,10 @@ impl<B: Backend> Host for Device<B> {
         self.0.function.bars()
     }
 
+    fn host_page(&self) -> u64 {
+        self.0.domain.0.backend.page_size()
+    }
+
     fn in_flight(&self) -> u64 {
         self.0.gate.in_flight()
     }

@@ -216,7 +216,7 @@ impl<B: Backend> Device<B> {
     pub fn export_with_msix(&self, bar: u8, range: Range<u64>) -> Result<Export<B>, ExportError> {
         self.0.gate.check()?;
         let size = self.0.function.bars().get(usize::from(bar)).copied().unwrap_or(0);
-        let page = tidegate_core::page_size();
+        let page = self.0.domain.0.backend.page_size();
         if range.start >= range.end || range.end > size || range.start % page != 0 || range.end % page != 0 {
             return Err(ExportError::Range { bar, range, size });
         }

@@ -31,6 +31,7 @@ pub struct Builder {
     delay: Option<u64>,
     threads: bool,
     trace: bool,
+    page: u64,
 }
 
 /// How functions below one switch reach each other.
@@ -85,6 +86,12 @@ pub enum BuildError {
         /// BAR index.
         bar: u8,
     },
+    /// The host's pages are none.
+    #[error("{bytes:#x} bytes are no page: a power of two, 4096 or more")]
+    Page {
+        /// Their bytes.
+        bytes: u64,
+    },
     /// A system call failed.
     #[error("{op}: errno {errno}")]
     Os {
@@ -107,6 +114,7 @@ impl Builder {
             delay: None,
             threads: false,
             trace: false,
+            page: tidegate_core::page_size(),
         }
     }
 
@@ -188,6 +196,12 @@ impl Builder {
         Builder { threads: true, ..self }
     }
 
+    /// The host maps in pages of so many bytes. Default: those of this process. See
+    /// [`Backend::page_size`](crate::Backend::page_size).
+    pub fn page_size(self, bytes: u64) -> Builder {
+        Builder { page: bytes, ..self }
+    }
+
     /// Keeps every step for [`Soft::trace`].
     pub fn trace(self) -> Builder {
         Builder { trace: true, ..self }
@@ -212,6 +226,9 @@ impl Builder {
     pub fn build(self) -> Result<Soft, BuildError> {
         if let Some(at) = self.twice {
             return Err(BuildError::Twice { at });
+        }
+        if !self.page.is_power_of_two() || self.page < super::iommu::PAGE {
+            return Err(BuildError::Page { bytes: self.page });
         }
         let mut rules = self.rules;
         rules.delay = self.delay.unwrap_or(if self.threads { 20 } else { 8 });
@@ -264,6 +281,7 @@ impl Builder {
             world: Mutex::new(world),
             chance: Mutex::new(Chance::new(self.seed)),
             start: self.threads.then(Instant::now),
+            page: self.page,
         });
         let threads = match self.threads {
             true => Some(Threads::start(&shared, self.seed).map_err(|e| os("start a device's thread", &e))?),

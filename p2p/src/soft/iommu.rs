@@ -135,9 +135,15 @@ impl Table {
         pieces
     }
 
-    /// Live windows of a function: their addresses.
-    pub(super) fn windows_of(&self, exporter: usize) -> impl Iterator<Item = u64> + '_ {
-        self.areas.iter().filter(move |(_, area)| area.is_window_of(exporter)).map(|(iova, _)| *iova)
+    /// Live windows of a function: their addresses, and the BAR and bytes of it that they lead to.
+    pub(super) fn windows_of(&self, exporter: usize) -> impl Iterator<Item = (u64, u8, Range<u64>)> + '_ {
+        self.areas.iter().filter_map(move |(iova, area)| match &area.to {
+            Behind::Window(export) if area.is_window_of(exporter) => {
+                let start = export.range.start;
+                Some((*iova, export.bar, start..start + area.len))
+            }
+            _ => None,
+        })
     }
 
     /// The exporter revoked: its windows die.

@@ -7,6 +7,8 @@ use super::record::{Breach, FaultKind, Violation, Who};
 use super::transit::Target;
 use super::world::World;
 use crate::backend::ResetMethod;
+use crate::pci::PciAddress;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use tidegate_core::tdi::{TaggedRange, TdiState, TrustDomain};
@@ -131,8 +133,9 @@ impl World {
         }
     }
 
-    /// Which pages are TEE memory while the TDI is bound.
+    /// Which pages are TEE memory while the TDI is bound. In RUN it is a change of attribute.
     pub(super) fn set_pages(&mut self, ports: &[Port], who: usize, ranges: &[TaggedRange]) {
+        self.check_change(ports, who, ranges);
         if let Some(unit) = self.units.get_mut(who) {
             unit.tdi.set_pages(ranges);
         }
@@ -146,7 +149,7 @@ impl World {
     }
 
     /// A new export of a live or sleeping function.
-    pub(super) fn export(&mut self, who: usize, bar: u8, range: std::ops::Range<u64>) -> Option<Arc<Export>> {
+    pub(super) fn export(&mut self, who: usize, bar: u8, range: Range<u64>) -> Option<Arc<Export>> {
         let unit = self.units.get_mut(who)?;
         let live = unit.config.memory() && !unit.config.asleep();
         let export = Arc::new(Export::new(who, bar, range, live));
@@ -164,14 +167,42 @@ impl World {
             let what = Breach::StopWithOutstanding { accepted, outbound, inbound };
             self.log.violation(Violation { when, who: culprit, what });
         }
-        let importers = self.units.iter().enumerate().filter(|(n, _)| *n != who);
-        let mut mapped = Vec::new();
-        for (importer, unit) in importers {
+        for (importer, iova) in self.importers(ports, who, |_, _| true) {
+            let what = Breach::MappedAtStop { importer, iova };
+            self.log.violation(Violation { when, who: culprit, what });
+        }
+    }
+
+    /// Other functions that have live windows of this one, where what they lead to is `wanted`.
+    fn importers(
+        &self,
+        ports: &[Port],
+        who: usize,
+        wanted: impl Fn(u8, Range<u64>) -> bool,
+    ) -> Vec<(PciAddress, u64)> {
+        let mut found = Vec::new();
+        for (importer, unit) in self.units.iter().enumerate().filter(|(n, _)| *n != who) {
             let Some(table) = unit.space.and_then(|id| self.spaces.get(&id)) else { continue };
             let Some(importer) = ports.get(importer).map(|port| port.at) else { continue };
-            mapped.extend(table.windows_of(who).map(|iova| Breach::MappedAtStop { importer, iova }));
+            let windows = table.windows_of(who).filter(|(_, bar, range)| wanted(*bar, range.clone()));
+            found.extend(windows.map(|(iova, ..)| (importer, iova)));
         }
-        for what in mapped {
+        found
+    }
+
+    /// Pages of a TDI in RUN change: nobody may have them mapped, and nothing may be on its way to them.
+    fn check_change(&mut self, ports: &[Port], who: usize, to: &[TaggedRange]) {
+        let (Some(unit), Some(port)) = (self.units.get(who), ports.get(who)) else { return };
+        if unit.tdi.state != TdiState::Run {
+            return;
+        }
+        let changes = |bar, range| unit.tdi.changes(bar, range, to);
+        let inbound = self.inbound(who).filter(|(bar, range)| changes(*bar, range.clone())).count() as u64;
+        let mapped = self.importers(ports, who, changes);
+        let (when, culprit) = (self.now, Who::Function(port.at));
+        let under_way = (inbound > 0).then_some(Breach::ChangedUnderWay { inbound });
+        let mapped = mapped.into_iter().map(|(importer, iova)| Breach::MappedAtChange { importer, iova });
+        for what in under_way.into_iter().chain(mapped) {
             self.log.violation(Violation { when, who: culprit, what });
         }
     }

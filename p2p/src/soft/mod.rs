@@ -97,6 +97,8 @@ struct Shared {
     chance: Mutex<Chance>,
     /// In threads mode: the clock's zero.
     start: Option<Instant>,
+    /// Bytes of a page of the host.
+    page: u64,
 }
 
 /// Where requests go, for [`Soft::hold`].
@@ -281,6 +283,10 @@ impl Backend for Soft {
 
     fn space(&self) -> Result<AddressSpace, BackendError> {
         Ok(AddressSpace::new(self.clone()))
+    }
+
+    fn page_size(&self) -> u64 {
+        self.shared.page
     }
 
     /// A step, in manual mode: nobody else would take it.

@@ -80,6 +80,18 @@ pub enum Breach {
         /// Where.
         iova: u64,
     },
+    /// Pages of a TDI in RUN became private, or shared, while a function had a live mapping of them.
+    MappedAtChange {
+        /// The function whose address space holds the mapping.
+        importer: PciAddress,
+        /// Where.
+        iova: u64,
+    },
+    /// Pages of a TDI in RUN became private, or shared, while requests were on their way to them.
+    ChangedUnderWay {
+        /// How many, in pieces.
+        inbound: u64,
+    },
     /// A TDI was stopped while requests of it, or to it, were under way.
     StopWithOutstanding {
         /// Descriptors that its device had accepted and not finished.

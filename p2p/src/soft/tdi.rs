@@ -74,24 +74,27 @@ impl Tdi {
         })
     }
 
-    /// Tags of all pages that `range` touches; what no entry covers is shared.
+    /// Tags of all pages that `range` touches.
     fn tags(&self, bar: u8, range: Range<u64>) -> impl Iterator<Item = PageTag> + '_ {
         let mut at = range.start;
         std::iter::from_fn(move || {
-            if at >= range.end {
-                return None;
-            }
-            let here = self.pages.iter().find(|p| p.bar == bar && p.range.contains(&at));
-            let (tag, end) = match here {
-                Some(page) => (page.tag, page.range.end),
-                None => {
-                    let later = self.pages.iter().filter(|p| p.bar == bar && p.range.start > at);
-                    (PageTag::Shared, later.map(|p| p.range.start).min().unwrap_or(u64::MAX))
-                }
-            };
+            let (tag, end) = (at < range.end).then(|| tag_at(&self.pages, bar, at))?;
             at = end;
             Some(tag)
         })
+    }
+
+    /// Would some of these bytes have another tag with these pages?
+    pub(super) fn changes(&self, bar: u8, range: Range<u64>, to: &[TaggedRange]) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            let ((now, end), (then, other_end)) = (tag_at(&self.pages, bar, at), tag_at(to, bar, at));
+            if now != then {
+                return true;
+            }
+            at = end.min(other_end);
+        }
+        false
     }
 
     /// Does any rule apply to ordinary register access?
@@ -102,6 +105,18 @@ impl Tdi {
     /// Ranges that hold the trust domain's data.
     pub(super) fn private(&self) -> impl Iterator<Item = &TaggedRange> {
         self.pages.iter().filter(|p| p.tag == PageTag::Private)
+    }
+}
+
+/// Tag of a byte, and where that may end; what no entry covers is shared.
+fn tag_at(pages: &[TaggedRange], bar: u8, at: u64) -> (PageTag, u64) {
+    let of_bar = || pages.iter().filter(|page| page.bar == bar);
+    match of_bar().find(|page| page.range.contains(&at)) {
+        Some(page) => (page.tag, page.range.end),
+        None => {
+            let later = of_bar().map(|page| page.range.start).filter(|start| *start > at).min();
+            (PageTag::Shared, later.unwrap_or(u64::MAX))
+        }
     }
 }
 

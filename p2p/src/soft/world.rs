@@ -394,6 +394,17 @@ impl World {
         (outbound as u64, in_lanes(&|key| key.0 != who && key.1 == Target::Function(who)) as u64)
     }
 
+    /// Pieces of requests that are past the IOMMU, on their way to a BAR of the function: which bytes of it.
+    pub(super) fn inbound(&self, who: usize) -> impl Iterator<Item = (u8, Range<u64>)> + '_ {
+        let towards = self.lanes.iter().filter(move |(key, _)| key.0 != who);
+        towards.flat_map(|(_, lane)| &lane.pieces).filter_map(move |parcel| match parcel.place {
+            Place::Bar { function, bar, at } if function == who => {
+                Some((bar, at..at + parcel.request.body.extent().0))
+            }
+            _ => None,
+        })
+    }
+
     fn check_stops(&mut self, ports: &[Port], who: usize, target: Target, request: &Request) {
         let stopped = |n: usize| self.units.get(n).is_some_and(|unit| unit.tdi.stopped_at > request.born);
         let culprit = match target {

@@ -71,6 +71,22 @@ fn private_pages_answer_a_cpu_of_their_domain_and_no_other() {
 }
 
 #[test]
+fn pages_that_change_in_run_answer_by_their_new_tag() {
+    let lab = Lab::new(62);
+    lab.space.unmap(WINDOW, VRAM).unwrap();
+    lab.bind(GPU, HOME);
+    let (host, home) = (lab.gpu.map_bar(0).unwrap(), lab.gpu.map_bar_trusted(0, HOME).unwrap());
+    home.write64(4096, 7);
+    for tag in [PageTag::Shared, PageTag::Private] {
+        let piece = |range, tag| TaggedRange { bar: 0, range, tag };
+        lab.model(GPU).set_pages(&[piece(0..4096, PageTag::Private), piece(4096..8192, tag)]);
+        let (seen, hidden) = if tag == PageTag::Shared { (&host, &home) } else { (&home, &host) };
+        assert_eq!((seen.read64(4096), hidden.read64(4096)), (7, u64::MAX), "{tag:?}");
+        assert_eq!((home.read64(0), host.read64(0)), (0, u64::MAX), "the page before stays private");
+    }
+}
+
+#[test]
 fn an_unlocked_tdi_answers_no_t1() {
     let lab = Lab::new(61);
     let home = lab.gpu.map_bar_trusted(0, HOME).unwrap();
@@ -134,10 +150,10 @@ fn a_stop_clears_private_pages_unless_told_not_to() {
         let builder = if keep { builder(57).keep_private_pages() } else { builder(57) };
         let lab = Lab::on(builder.build().unwrap(), Trust::Private);
         lab.bind(GPU, HOME);
+        lab.space.unmap(WINDOW, VRAM).unwrap();
         lab.model(GPU).set_pages(&[TaggedRange { bar: 0, range: 0..8192, tag: PageTag::Private }]);
         lab.gpu.map_bar_trusted(0, HOME).unwrap().write64(4096, 7);
         lab.gpu.map_bar(0).unwrap().write64(8192, 9);
-        lab.space.unmap(WINDOW, VRAM).unwrap();
         lab.model(GPU).set_state(TdiState::Unlocked, None);
         let host = lab.gpu.map_bar(0).unwrap();
         assert_eq!([host.read64(4096), host.read64(8192)], want);

@@ -6,7 +6,7 @@ use crate::engine::edu::abi as edu;
 use crate::engine::softnic::abi::Opcode;
 use crate::soft::{Breach, FaultKind, FileId, Toward, Who};
 use std::os::fd::AsFd;
-use tidegate_core::tdi::{TdiState, TrustDomain};
+use tidegate_core::tdi::{PageTag, TaggedRange, TdiState, TrustDomain};
 
 #[test]
 fn a_write_that_lands_after_the_targets_stop_is_recorded() {
@@ -181,6 +181,56 @@ fn a_stop_under_a_live_mapping_is_recorded_and_a_dead_one_is_not() {
         let mapped = Breach::MappedAtStop { importer: NIC, iova: WINDOW };
         assert_eq!(lab.breaches(), if dead { vec![] } else { vec![mapped] }, "{trust:?}");
     }
+}
+
+fn page(range: std::ops::Range<u64>, tag: PageTag) -> TaggedRange {
+    TaggedRange { bar: 0, range, tag }
+}
+
+#[test]
+fn a_change_of_pages_under_a_live_mapping_is_recorded_and_a_dead_one_is_not() {
+    for dead in [false, true] {
+        let lab = Lab::on(builder(83).build().unwrap(), Trust::Private);
+        lab.bind(GPU, HOME);
+        let model = lab.model(GPU);
+        model.set_pages(&[page(0..VRAM, PageTag::Private)]);
+        assert_eq!(lab.breaches(), [], "nothing changes");
+        if dead {
+            lab.space.unmap(WINDOW, VRAM).unwrap();
+        }
+        model.set_pages(&[page(0..VRAM / 2, PageTag::Private), page(VRAM / 2..VRAM, PageTag::Shared)]);
+        let mapped = Breach::MappedAtChange { importer: NIC, iova: WINDOW };
+        assert_eq!(lab.breaches(), if dead { vec![] } else { vec![mapped] });
+    }
+}
+
+#[test]
+fn a_change_of_other_pages_than_those_that_are_mapped_is_nobodys_business() {
+    let lab = Lab::on(builder(84).build().unwrap(), Trust::Private);
+    lab.space.unmap(WINDOW, VRAM).unwrap();
+    let window = lab.gpu.export(0, 0..4096).unwrap();
+    lab.space.map_dmabuf(WINDOW, &window, 4096, Rights::Write, Trust::Private).unwrap();
+    lab.bind(GPU, HOME);
+    lab.model(GPU).set_pages(&[page(0..4096, PageTag::Private), page(4096..VRAM, PageTag::Shared)]);
+    assert_eq!(lab.breaches(), []);
+}
+
+#[test]
+fn a_change_of_pages_with_requests_on_their_way_is_recorded() {
+    let mut lab = Lab::trusted(85);
+    lab.soft.hold(NIC, Toward::Function(GPU), true);
+    lab.post_copy_in(b"too late", 0x2000);
+    lab.wait();
+    lab.idle();
+    lab.space.unmap(WINDOW, VRAM).unwrap();
+    let change = |at: u64| {
+        let around = [page(0..at, PageTag::Private), page(at + 0x1000..VRAM, PageTag::Private)];
+        lab.model(GPU).set_pages(&around);
+    };
+    change(0x4000);
+    assert_eq!(lab.breaches(), [], "other pages");
+    change(0x2000);
+    assert_eq!(lab.breaches(), [Breach::ChangedUnderWay { inbound: 1 }]);
 }
 
 #[test]
