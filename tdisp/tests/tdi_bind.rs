@@ -66,10 +66,11 @@ fn lock_is_refused_while_something_of_ours_is_under_way() {
     drop(channel);
     while rig.fabric.turn() {}
 
-    let window = window(&rig);
+    let window = rig.window(BarRange { bar: 0, range: 0..0x1000 }, None);
     assert_eq!(lock(&mut rig), Err(BindError::InUse { in_flight: 0, channels: 0, windows: 1 }));
     window.revoke(Cause::User, BY).wait().unwrap();
     drop(window);
+    assert_eq!(rig.log.take(), ["unmap 0:0x0"]);
 
     let q = rig.host.quiet();
     assert!(matches!(lock(&mut rig), Err(BindError::Gate(_))));
@@ -77,36 +78,6 @@ fn lock_is_refused_while_something_of_ours_is_under_way() {
     assert!(matches!(lock(&mut rig), Err(BindError::Gate(_))));
     assert!(rig.log.take().is_empty(), "the device was not even asked");
     rig.assert_free();
-}
-
-#[derive(Debug)]
-struct Window;
-
-// SAFETY: 1. the extent is one that nothing reaches: no device, no CPU. 2. and 3. so nothing is left after `unmap`.
-#[expect(unsafe_code, reason = "a region needs a mapping, and the promise is the implementer's")]
-unsafe impl Mapping for Window {
-    fn extent(&self) -> Extent {
-        Extent { device: 0x1000, cpu: None, len: 0x1000 }
-    }
-    fn unmap(&self) -> Result<(), MapError> {
-        Ok(())
-    }
-    fn detach(&self) -> Result<(), MapError> {
-        Ok(())
-    }
-    fn read_back(&self) -> bool {
-        false
-    }
-    fn stopped(&self) -> bool {
-        true
-    }
-}
-
-fn window(rig: &Rig) -> Region<Shared> {
-    let (domain, gate) = (rig.fabric.domain().unwrap(), rig.host.gate());
-    rig.fabric
-        .adopt(domain, Class::SharedWindow, Access::ReadWrite, Arc::new(Window), None, Some(gate))
-        .unwrap()
 }
 
 /// Lies about the 16 bytes of each range: which range, and what to do with it.

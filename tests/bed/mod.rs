@@ -61,7 +61,11 @@ impl Bed {
     }
 
     pub fn tdi(&self, of: &Device<Soft>, provider: &Provider) -> (Tdi<Device<Soft>>, Run) {
-        let mut tdi = Tdi::new(of.clone(), provider.clone(), self.dsm(of)).unwrap();
+        self.bind(of, provider, self.dsm(of))
+    }
+
+    pub fn bind(&self, of: &Device<Soft>, provider: &Provider, dsm: SoftDsm) -> (Tdi<Device<Soft>>, Run) {
+        let mut tdi = Tdi::new(of.clone(), provider.clone(), dsm).unwrap();
         let locked = tdi.lock(LockParams::default()).unwrap();
         let acceptance = provider.accept(&locked).unwrap();
         let run = locked.start(acceptance).unwrap();

@@ -4,6 +4,7 @@
 //! others: where real firmware lets a wrong order pass, so does this one.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use thiserror::Error;
 
@@ -70,6 +71,12 @@ pub enum Refusal {
     /// The stream of the TDI is blocked: nothing new is built on it.
     #[error("the stream is blocked")]
     Blocked,
+    /// SET_MMIO_ATTRIBUTE passes in RUN only.
+    #[error("SET_MMIO_ATTRIBUTE is refused in {state}")]
+    NotRunning {
+        /// The state that the firmware last saw.
+        state: State,
+    },
 }
 
 /// What the firmware holds for one TDI.
@@ -95,6 +102,29 @@ impl Bound {
         match self.mapped.first_key_value() {
             Some((&(bar, offset), _)) => Err(Refusal::MappedMmio { bar, offset }),
             None => Ok(()),
+        }
+    }
+
+    /// What is mapped of these pages: (offset, length) of each range that reaches into them.
+    fn mapped_of(&self, pages: &TaggedRange) -> Vec<(u64, u64)> {
+        let end = pages.offset.saturating_add(pages.len);
+        let before = self.mapped.range((pages.bar, 0)..(pages.bar, end));
+        let reaching = before.filter(|((_, offset), len)| offset.saturating_add(**len) > pages.offset);
+        reaching.map(|((_, offset), len)| (*offset, *len)).collect()
+    }
+
+    /// Unmaps these pages; what was mapped around them stays.
+    fn unmap(&mut self, pages: &TaggedRange) {
+        let (bar, end) = (pages.bar, pages.offset.saturating_add(pages.len));
+        for (offset, len) in self.mapped_of(pages) {
+            self.mapped.remove(&(bar, offset));
+            let (head, tail) =
+                (pages.offset.saturating_sub(offset), offset.saturating_add(len).saturating_sub(end));
+            for (offset, len) in [(offset, head), (end, tail)] {
+                if len > 0 {
+                    self.mapped.insert((bar, offset), len);
+                }
+            }
         }
     }
 
@@ -163,6 +193,34 @@ impl Firmware {
                 Ok(())
             }
             attr => Err(Refusal::NotPrivate { attr }),
+        }
+    }
+
+    /// Whether pages can be taken out of the private page tables by themselves, while the TDI runs. On TDX they can't:
+    /// MMIO.UNMAP wants CONFIG_UNLOCKED or a blocked stream for each page. On CCA RTT_DEV_UNMAP asks for no state.
+    pub fn check_unmap_private(&self, function: FunctionId) -> Result<(), Refusal> {
+        match self.platform {
+            PlatformKind::Tdx | PlatformKind::Cca => self.check(Step::PrivateMmioUnmap, function),
+            PlatformKind::Soft => self.tdi(function).map(|_| ()),
+        }
+    }
+
+    /// Takes these pages alone out of the trust domain's private page tables. What is not mapped stays so.
+    pub fn unmap_private(&mut self, function: FunctionId, pages: &TaggedRange) -> Result<(), Refusal> {
+        self.check_unmap_private(function)?;
+        self.tdi_mut(function)?.unmap(pages);
+        Ok(())
+    }
+
+    /// Whether SET_MMIO_ATTRIBUTE of these pages may go to the device: in RUN, over a stream that is not blocked, and
+    /// with none of them in the private page tables.
+    pub fn check_attribute(&self, function: FunctionId, pages: &TaggedRange) -> Result<(), Refusal> {
+        let tdi = self.tdi(function)?;
+        match (tdi.mapped_of(pages).first(), tdi.state) {
+            _ if tdi.blocked => Err(Refusal::Blocked),
+            (_, state) if state != State::Run => Err(Refusal::NotRunning { state }),
+            (Some((offset, _)), _) => Err(Refusal::MappedMmio { bar: pages.bar, offset: *offset }),
+            (None, _) => Ok(()),
         }
     }
 
@@ -265,6 +323,10 @@ impl Firmware {
         if let Some(tdi) = self.bound.get_mut(&function) {
             tdi.state = State::ConfigUnlocked;
         }
+    }
+
+    fn tdi(&self, function: FunctionId) -> Result<&Bound, Refusal> {
+        self.bound.get(&function).ok_or(Refusal::NotBound { function })
     }
 
     fn tdi_mut(&mut self, function: FunctionId) -> Result<&mut Bound, Refusal> {

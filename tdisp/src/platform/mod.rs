@@ -5,6 +5,10 @@
 //! engine runs; no caller knows it. A step that fails stops the list, or takes the forced path
 //! ([`Step::BlockStream`]); it is never skipped.
 //!
+//! Pages of a TDI that runs change in one order everywhere ([`crate::report::change`]). What the platforms differ in is
+//! whether they unmap single private pages in RUN: [`Firmware::check_unmap_private`]. The request itself passes all three. Of
+//! the real ones neither the TDX module nor TF-RMM, as published, sends SET_MMIO_ATTRIBUTE; SEV-TIO does for its guest.
+//!
 //! [`Firmware`] is an emulated one: it holds what a TSM holds for each bound TDI and refuses what the real one does.
 
 mod cca;

@@ -13,9 +13,12 @@
 //! 4. *Map* anew once the response was seen, and not before. Shared to private: through a private mapping made earlier
 //!    the trust domain would put secrets into pages that are still shared.
 //!
+//! `Tdi::set_attribute` of the coordinator (module `tdi`) does all of it; what it quiesces are the windows that lead to the
+//! pages.
+//!
 //! The types allow no other order. Each step takes the one before by value; the table is borrowed, so that no second
 //! change, STOP or new report comes in between; and the proof that the fabric is quiet is held until the answer is
-//! there, so that its gate cannot be opened before.
+//! there: where it is a `Quiesced`, its gate cannot be opened before.
 //!
 //! ```
 //! use tidegate_tdisp::report::*;
@@ -89,7 +92,8 @@ pub enum To {
 }
 
 impl To {
-    fn attr(self) -> Attr {
+    /// The tag of the pages then.
+    pub fn attr(self) -> Attr {
         match self {
             To::Private => Attr::Private,
             To::Shared { .. } => Attr::Shared,

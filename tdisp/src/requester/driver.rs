@@ -250,24 +250,24 @@ impl<T: Transport> Requester<T> {
     fn confirm<A>(&mut self, answer: &Result<A, RequestError>, after: State) {
         match answer {
             Ok(_) => self.confirmed = Some(after),
-            Err(
-                RequestError::Refused { .. }
-                | RequestError::VendorSpecific { .. }
-                | RequestError::Busy { .. }
-                | RequestError::UnsupportedFlags { .. },
-            ) => {}
+            Err(error) if error.changed_nothing() => {}
             Err(_) => self.confirmed = None,
         }
     }
 
-    fn optional<O: Operation>(&mut self, operation: O) -> Result<O::Output, RequestError> {
-        let request = operation.request().code();
+    /// Fails with [`RequestError::UnsupportedRequest`] where the capabilities are known and lack the request.
+    pub fn check(&self, request: RequestCode) -> Result<(), RequestError> {
         match self.capabilities {
-            Some(capabilities) if !capabilities.messages.has(request.into()) => {
+            Some(known) if !known.messages.has(request.into()) => {
                 Err(RequestError::UnsupportedRequest { request })
             }
-            _ => self.run(operation),
+            _ => Ok(()),
         }
+    }
+
+    fn optional<O: Operation>(&mut self, operation: O) -> Result<O::Output, RequestError> {
+        self.check(operation.request().code())?;
+        self.run(operation)
     }
 
     /// Runs an operation about this TDI to its end.

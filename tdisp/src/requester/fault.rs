@@ -127,6 +127,20 @@ pub enum RequestError {
     Transport(#[from] TransportError),
 }
 
+impl RequestError {
+    /// Whether the peer said that it did not do it, or was not asked: then nothing has changed there.
+    pub fn changed_nothing(&self) -> bool {
+        matches!(
+            self,
+            RequestError::Refused { .. }
+                | RequestError::VendorSpecific { .. }
+                | RequestError::Busy { .. }
+                | RequestError::UnsupportedRequest { .. }
+                | RequestError::UnsupportedFlags { .. }
+        )
+    }
+}
+
 /// How a peer broke the rules of the report loop.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -2,11 +2,12 @@
 
 use crate::report::{BarWindow, InterfaceReport, MmioRange, RangeFlags};
 use crate::requester::{Transport, TransportError};
-use crate::responder::{Device, Effect, Responder, Scrub, Settings, SystemEntropy};
+use crate::responder::{Device, Effect, OptionalRequests, Responder, Scrub, Settings, SystemEntropy};
 use crate::state::State;
 use crate::state::event::{DeviceEvent, Event, FunctionEvent, SessionId, StreamEvent};
 use crate::wire::{FunctionId, LockFlags};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_core::tdi::{BarSizes, Event as HostEvent, Model, PageTag, TaggedRange, TdiState, TrustDomain};
 
@@ -49,14 +50,47 @@ impl Model for Unmodelled {
 struct Modelled {
     model: Arc<dyn Model>,
     layout: Vec<TaggedRange>,
+    /// Of the layout, what may change while the TDI runs.
+    updatable: Vec<bool>,
+    /// The pages as the model has them: the layout at LOCK, and what SET_MMIO_ATTRIBUTE did to it since.
+    pages: Vec<TaggedRange>,
+}
+
+impl Modelled {
+    fn set_pages(&mut self, pages: Vec<TaggedRange>) {
+        self.model.set_pages(&pages);
+        self.pages = pages;
+    }
+
+    /// SET_MMIO_ATTRIBUTE of these physical pages.
+    fn change(&mut self, range: &MmioRange) {
+        let at = range.first_page.saturating_mul(PAGE);
+        let Some((bar, start)) = bar_offset(at) else { return };
+        let changed = start..start.saturating_add(u64::from(range.pages).saturating_mul(PAGE));
+        let tag = if range.flags.contains(RangeFlags::NON_TEE) { PageTag::Shared } else { PageTag::Private };
+        let mut pages = vec![TaggedRange { bar, range: changed.clone(), tag }];
+        for piece in &self.pages {
+            if piece.bar != bar {
+                pages.push(piece.clone());
+                continue;
+            }
+            let Range { start, end } = piece.range;
+            let around = [start..end.min(changed.start), start.max(changed.end)..end];
+            let left = around.into_iter().filter(|range| !range.is_empty());
+            pages.extend(left.map(|range| TaggedRange { range, ..piece.clone() }));
+        }
+        pages.sort_unstable_by_key(|piece| (piece.bar, piece.range.start));
+        self.set_pages(pages);
+    }
 }
 
 impl Device for Modelled {
     fn describe(&self, _: FunctionId, flags: LockFlags) -> InterfaceReport {
-        let ranges = self.layout.iter().filter_map(|piece| {
+        let ranges = self.layout.iter().zip(&self.updatable).filter_map(|(piece, updatable)| {
+            let may = if *updatable { RangeFlags::UPDATABLE } else { RangeFlags::empty() };
             let flag = match piece.tag {
-                PageTag::Private => RangeFlags::empty(),
-                PageTag::Shared => RangeFlags::NON_TEE,
+                PageTag::Private => may,
+                PageTag::Shared => RangeFlags::NON_TEE | may,
                 PageTag::MsixLocked if flags.contains(LockFlags::LOCK_MSIX) => RangeFlags::MSIX_TABLE,
                 PageTag::MsixLocked | PageTag::Inaccessible => return None,
             };
@@ -81,6 +115,12 @@ pub(super) fn bar_base(bar: u8) -> u64 {
     (u64::from(bar).saturating_add(1)) << 40
 }
 
+/// The BAR that an address of these is in, and where in it.
+fn bar_offset(at: u64) -> Option<(u8, u64)> {
+    let bar = u8::try_from((at >> 40).checked_sub(1)?).ok()?;
+    Some((bar, at & (1_u64 << 40).wrapping_sub(1)))
+}
+
 /// The BARs of a host at their places.
 pub(super) fn bar_windows(sizes: &BarSizes) -> Vec<BarWindow> {
     let whole = |len: &u64| len & !PAGE.wrapping_sub(1);
@@ -90,16 +130,30 @@ pub(super) fn bar_windows(sizes: &BarSizes) -> Vec<BarWindow> {
 
 impl SoftDsm {
     /// A DSM for the function, which tells `model` what state its TDI is in. `layout` is what the interface report
-    /// will say: page-aligned pieces of BARs in ascending order.
+    /// will say: page-aligned pieces of BARs in ascending order. None of them can change while the TDI runs: see
+    /// [`SoftDsm::updatable`].
     ///
     /// The model is called while the DSM is locked, so that it sees the states in their order: it must not call back.
     pub fn new(function_id: u32, model: Arc<dyn Model>, layout: Vec<TaggedRange>) -> SoftDsm {
         let function = FunctionId::from_bits(function_id);
-        let mut dsm = Responder::new(Settings::default(), Modelled { model, layout }, SystemEntropy);
+        let settings = Settings { optional: OptionalRequests::MMIO_ATTRIBUTE, ..Settings::default() };
+        let (updatable, pages) = (vec![false; layout.len()], Vec::new());
+        let device = Modelled { model, layout, updatable, pages };
+        let mut dsm = Responder::new(settings, device, SystemEntropy);
         // A new responder has no TDI yet, so the place is free.
         let added = dsm.add(function, None);
         debug_assert_eq!(added, Ok(()));
         SoftDsm { dsm: Arc::new(Mutex::new(dsm)), function, between: None }
+    }
+
+    /// The same DSM, whose later reports say of the private and shared pieces that `may` finds that SET_MMIO_ATTRIBUTE
+    /// can change them, or parts of them (IS_MEM_ATTR_UPDATABLE).
+    pub fn updatable(self, may: impl Fn(&TaggedRange) -> bool) -> SoftDsm {
+        self.with(|dsm| {
+            let device = dsm.device_mut();
+            device.updatable = device.layout.iter().map(may).collect();
+        });
+        self
     }
 
     /// The same DSM behind a session that misbehaves, to try what a data plane makes of it. `between` gets each
@@ -173,19 +227,27 @@ fn dsm_event(dsm: &Dsm, function: FunctionId, event: HostEvent) -> Option<Event>
 
 /// The model acts by the new state before anybody hears of it. Pages are TEE memory before the TDI is locked, and
 /// until the model has scrubbed them on its way to CONFIG_UNLOCKED.
-fn follow(dsm: &Dsm, effects: &[Effect], domain: Option<TrustDomain>) {
-    let Modelled { model, layout } = dsm.device();
+fn follow(dsm: &mut Dsm, effects: &[Effect], domain: Option<TrustDomain>) {
     for effect in effects {
-        // There are no others: this DSM answers the mandatory requests.
-        let Effect::StateChanged { function, to, .. } = *effect else { continue };
+        let (function, to) = match effect {
+            Effect::StateChanged { function, to, .. } => (*function, *to),
+            Effect::AttributeChanged { range, .. } => {
+                dsm.device_mut().change(range);
+                continue;
+            }
+            // There are no others: this DSM answers no other optional request.
+            _ => continue,
+        };
         let msix = dsm.locked(function).is_some_and(|lock| lock.flags.contains(LockFlags::LOCK_MSIX));
+        let device = dsm.device_mut();
         if to == State::ConfigLocked {
-            let frozen = layout.iter().filter(|piece| msix || piece.tag != PageTag::MsixLocked);
-            model.set_pages(&frozen.cloned().collect::<Vec<_>>());
+            let frozen = device.layout.iter().filter(|piece| msix || piece.tag != PageTag::MsixLocked);
+            let frozen = frozen.cloned().collect();
+            device.set_pages(frozen);
         }
-        model.set_state(host_state(to), domain.filter(|_| to != State::ConfigUnlocked));
+        device.model.set_state(host_state(to), domain.filter(|_| to != State::ConfigUnlocked));
         if to == State::ConfigUnlocked {
-            model.set_pages(&[]);
+            device.set_pages(Vec::new());
         }
     }
 }

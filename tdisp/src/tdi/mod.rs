@@ -4,12 +4,13 @@
 //! ([`Provider::accept`]) can be started ([`Locked::start`]). Unbind consumes a [`Quiesced`], which only the drain
 //! of the device makes, so that STOP_INTERFACE can't be sent while anything of ours is in flight. What happens to
 //! the device in between comes through the intercept: it has the TDI unbound before a reset or a config write, and
-//! after an event nobody asked for it closes the gate and asks the device what is left.
+//! after an event nobody asked for it closes the gate and asks the device what is left. While the TDI runs, pages of it
+//! become shared or private by [`Tdi::set_attribute`], which quiesces the windows that lead to them and nothing else.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
 //! use tidegate_core::{Cause, Deadline, Fabric, Gate, Quiesced, tdi::*};
-//! use tidegate_tdisp::{platform::PlatformKind, tdi::*};
+//! use tidegate_tdisp::{platform::PlatformKind, report::To, tdi::*};
 //!
 //! // A host: a gate, and a place for what it is told. The one with a device behind it is tidegate-p2p's `Device`.
 //! #[derive(Clone)]
@@ -28,16 +29,23 @@
 //! let fabric = Fabric::builder().build()?;
 //! let gpu = Gpu(fabric.gate("gpu", None), Arc::default());
 //!
-//! // A DSM in front of it: the first page of BAR 0 is private. A trust domain that takes no less.
-//! let pages = vec![TaggedRange { bar: 0, range: 0..0x1000, tag: PageTag::Private }];
-//! let dsm = SoftDsm::new(gpu.function_id(), Arc::new(Unmodelled), pages);
-//! let provider = Provider::soft(PlatformKind::Tdx, TrustDomain(1), |report| report.ranges.len() == 1);
+//! // A DSM in front of it: the first page of BAR 0 is private, the second shared, and can change. A trust domain that
+//! // takes no less.
+//! let page = |n: u64, tag| TaggedRange { bar: 0, range: n * 0x1000..(n + 1) * 0x1000, tag };
+//! let pages = vec![page(0, PageTag::Private), page(1, PageTag::Shared)];
+//! let dsm = SoftDsm::new(gpu.function_id(), Arc::new(Unmodelled), pages).updatable(|page| page.range.start > 0);
+//! let provider = Provider::soft(PlatformKind::Tdx, TrustDomain(1), |report| report.ranges.len() == 2);
 //!
 //! let mut tdi = Tdi::new(gpu.clone(), provider.clone(), dsm)?;
 //! let locked = tdi.lock(LockParams::default())?;
 //! let acceptance = provider.accept(&locked)?;
 //! let run = locked.start(acceptance)?;
 //! assert!(run.is_live());
+//!
+//! // While it runs the second page becomes private too. What leads there is drained first; the rest goes on.
+//! let second = BarRange { bar: 0, range: 0x1000..0x2000 };
+//! let change = tdi.set_attribute(second, To::Private, Deadline::default())?.wait();
+//! assert_eq!((change.outcome, provider.mapped_bytes(&gpu)), (AttributeOutcome::Changed, 0x2000));
 //!
 //! // The way back: quiet first, then the platform's list.
 //! let quiet = gpu.quiesce(Cause::Unbind, Deadline::default())?.wait()?;
@@ -80,29 +88,34 @@
 //! # }
 //! ```
 
+mod attribute;
 mod bind;
 mod dsm;
+mod locked;
 mod observer;
 mod provider;
+mod tags;
 mod teardown;
 mod unbind;
 
+pub use attribute::{AttributeChange, AttributeError, AttributeOutcome, AttributeProgress, AttributeReport};
 pub use dsm::{SoftDsm, Unmodelled};
+pub use locked::Locked;
 pub use provider::{Acceptance, LinkError, NotAccepted, P2pLink, Provider};
 pub use teardown::{StepTime, UnbindProgress};
 pub use unbind::{Unbind, UnbindOutcome, UnbindReport};
 
 use crate::platform::{Firmware, Refusal};
-use crate::report::{Attr, InterfaceReport, ReportError, TagTable, TaggedRange, Terms};
+use crate::report::{HostPage, InterfaceReport, ReportError, TagTable, To};
 use crate::requester::{RequestError, Requester};
 use crate::state::State;
 use crate::wire::{FunctionId, LockFlags, LockRequest};
 use bind::Bind;
-use dsm::{Session, bar_windows, host_state};
+use dsm::{Session, host_state};
 use observer::Coordinator;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use teardown::Teardown;
-use tidegate_core::tdi::{Host, PageTag, TagError, TaggedRange as HostRange, TdiState};
+use tidegate_core::tdi::{BarRange, Host, TagError, TdiState};
 use tidegate_core::{Cause, Deadline, GateClosed, Quiesced};
 
 /// The TDI of one device.
@@ -131,6 +144,8 @@ impl<H: Host> std::fmt::Debug for Shared<H> {
 struct Tsm {
     requester: Requester<Session>,
     bind: Option<Arc<Bind>>,
+    /// Of the bind, once it was started.
+    tags: TagTable,
 }
 
 /// What a LOCK asks for.
@@ -166,6 +181,12 @@ pub enum BindError {
     /// The report does not fit the device's BARs.
     #[error(transparent)]
     Tags(#[from] TagError),
+    /// The host says that it maps in pages that there are not.
+    #[error("{bytes:#x} bytes are no page: a power of two, 4096 or more")]
+    HostPage {
+        /// Their bytes.
+        bytes: u64,
+    },
     /// The device's gate is closed.
     #[error(transparent)]
     Gate(#[from] GateClosed),
@@ -187,16 +208,6 @@ pub enum BindError {
     /// The lock is over, or the acceptance is about another one.
     #[error("the lock is over, or the acceptance is about another one")]
     Stale,
-}
-
-/// A TDI in CONFIG_LOCKED, its report read and checked. Dropped without START it stays locked: unbind it.
-#[derive(Debug)]
-#[must_use = "start it, or unbind the TDI"]
-pub struct Locked<H: Host> {
-    shared: Arc<Shared<H>>,
-    bind: Arc<Bind>,
-    report: InterfaceReport,
-    tags: TagTable,
 }
 
 /// A TDI in RUN: a value without a borrow, which goes stale when the TDI leaves RUN.
@@ -277,6 +288,13 @@ impl<H: Host> Shared<H> {
         self.tell(now);
     }
 
+    /// What the device said when it was asked for the state; nothing, if it was just busy.
+    fn heard(&self, tsm: &mut Tsm, said: &Result<State, RequestError>) {
+        if !matches!(said, Err(RequestError::Busy { .. })) {
+            self.learned(tsm, said, false);
+        }
+    }
+
     /// LOCK promises that earlier work has ended.
     fn idle(&self) -> Result<(), BindError> {
         let gate = self.host.gate();
@@ -308,7 +326,7 @@ impl<H: Host> Tdi<H> {
         let mut requester = Requester::new(session, function);
         requester.version()?;
         requester.capabilities()?;
-        let tsm = Mutex::new(Tsm { requester, bind: None });
+        let tsm = Mutex::new(Tsm { requester, bind: None, tags: TagTable::default() });
         let shared = Arc::new(Shared { host: on, provider, function, tsm });
         let observer = Arc::new(Coordinator::new(&shared, dsm));
         let tdi = Tdi { shared, observer: Arc::downgrade(&observer) };
@@ -330,9 +348,7 @@ impl<H: Host> Tdi<H> {
     pub fn state(&self) -> Result<State, RequestError> {
         let mut tsm = self.shared.tsm();
         let said = tsm.requester.state();
-        if !matches!(said, Err(RequestError::Busy { .. })) {
-            self.shared.learned(&mut tsm, &said, false);
-        }
+        self.shared.heard(&mut tsm, &said);
         said
     }
 
@@ -349,12 +365,13 @@ impl<H: Host> Tdi<H> {
         // Under the lock: an intercept that closed the gate has either been here, or will find what is bound here.
         shared.host.gate().check()?;
         shared.idle()?;
+        let page = tags::host_page(&shared.host)?;
         match tsm.requester.state()? {
             State::ConfigUnlocked => {}
             state => return Err(BindError::State(host_state(state))),
         }
         shared.firmware().bind(shared.function)?;
-        let locked = Self::lock_and_read(shared, &mut tsm, p);
+        let locked = Self::lock_and_read(shared, &mut tsm, page, p);
         if locked.is_err() {
             let mut list = Teardown::new(shared, Deadline::default());
             while let UnbindProgress::Pending(_) = list.turn(shared, &mut tsm) {
@@ -364,7 +381,12 @@ impl<H: Host> Tdi<H> {
         locked
     }
 
-    fn lock_and_read(shared: &Arc<Shared<H>>, tsm: &mut Tsm, p: LockParams) -> Result<Locked<H>, BindError> {
+    fn lock_and_read(
+        shared: &Arc<Shared<H>>,
+        tsm: &mut Tsm,
+        page: HostPage,
+        p: LockParams,
+    ) -> Result<Locked<H>, BindError> {
         let request = LockRequest {
             flags: p.flags,
             stream: p.stream,
@@ -375,16 +397,42 @@ impl<H: Host> Tdi<H> {
         shared.confirmed(State::ConfigLocked)?;
         let bytes = tsm.requester.report()?;
         let report = InterfaceReport::parse(&bytes, p.flags)?;
-        let bars = bar_windows(&shared.host.bars());
-        let terms = Terms::new(p.flags, p.reporting_offset, &bars);
-        let tags = TagTable::new(report.ranges.iter().copied(), &terms)?;
-        let ranges: Vec<HostRange> = tags.iter().map(host_range).collect();
-        shared.host.set_tags(&ranges)?;
+        let tags = tags::read(&shared.host, page, &report, &request)?;
+        shared.host.set_tags(&tags::host_ranges(&tags))?;
         // Something may have begun before the host knew that the TDI is locked.
         shared.idle()?;
         let bind = Arc::new(Bind::new(shared.host.gate(), &shared.provider));
         tsm.bind = Some(bind.clone());
         Ok(Locked { shared: shared.clone(), bind, report, tags })
+    }
+
+    /// Makes bytes of a BAR, a part of one updatable range of the report, shared or private while the TDI runs: the
+    /// windows that lead there are drained and revoked, private pages are unmapped, SET_MMIO_ATTRIBUTE, private pages
+    /// are mapped, and new windows are let in by the new tags. The device's gate, its channels and its other windows
+    /// go on. Never waits by itself: turn or wait the [`AttributeChange`]. One TDISP exchange, which asks whether the
+    /// TDI still runs.
+    ///
+    /// What this process has mapped of the BAR by itself (registers, for engines) is not taken away: it must not be used
+    /// to reach the pages. Before pages become shared, their owner has wiped what the host must not see.
+    ///
+    /// # Errors
+    /// [`AttributeError`]: nothing was disturbed. The TDI is not in RUN or was not started here, the gate is closed, the
+    /// device does not offer the request, the bytes can't change, the platform does not unmap them (TDX Connect: never
+    /// in RUN, so there private pages become shared by unbind and another LOCK only), the host refuses the tags.
+    pub fn set_attribute(
+        &mut self,
+        bytes: BarRange,
+        to: To,
+        by: Deadline,
+    ) -> Result<AttributeChange<'_, H>, AttributeError> {
+        AttributeChange::begin(&self.shared, bytes, to, by)
+    }
+
+    /// What each byte of each BAR is, in RUN: as the report said, and as [`Tdi::set_attribute`] changed it since. `None`
+    /// if the TDI does not run, or was not started here.
+    pub fn tags(&self) -> Option<TagTable> {
+        let tsm = self.shared.tsm();
+        tsm.bind.as_ref().is_some_and(|bind| bind.runs()).then(|| tsm.tags.clone())
     }
 
     /// Takes the TDI down in the platform's order, with the proof that the device is quiet. Never waits by itself:
@@ -402,71 +450,5 @@ impl<H: Host> Drop for Tdi<H> {
             tracing::warn!(function = %self.shared.function, "dropped while bound: the intercept has to unbind it");
             observer.keep(Some(self.shared.clone()));
         }
-    }
-}
-
-fn host_range(range: TaggedRange) -> HostRange {
-    let tag = match range.attr {
-        Attr::Private => PageTag::Private,
-        Attr::Shared => PageTag::Shared,
-        Attr::MsixTable | Attr::MsixPba => PageTag::MsixLocked,
-        Attr::Inaccessible => PageTag::Inaccessible,
-    };
-    HostRange { bar: range.bar, range: range.offset..range.offset.saturating_add(range.len), tag }
-}
-
-impl<H: Host> Locked<H> {
-    /// The interface report, as the device gave it.
-    pub fn report(&self) -> &InterfaceReport {
-        &self.report
-    }
-
-    /// What each byte of each BAR is.
-    pub fn tags(&self) -> &TagTable {
-        &self.tags
-    }
-
-    fn provider(&self) -> &Provider {
-        &self.shared.provider
-    }
-
-    fn bind(&self) -> &Arc<Bind> {
-        &self.bind
-    }
-
-    /// Maps the private ranges into the trust domain, opens its DMA context, START_INTERFACE, and verifies RUN. Two
-    /// TDISP exchanges.
-    ///
-    /// # Errors
-    /// [`BindError`]; the TDI stays as the device says it is: unbind it.
-    pub fn start(self, acceptance: Acceptance) -> Result<Run, BindError> {
-        let shared = &self.shared;
-        let mut tsm = shared.tsm();
-        let current = tsm.bind.as_ref().is_some_and(|bind| Arc::ptr_eq(bind, &self.bind));
-        if !current || !self.bind.is_current() || !Arc::ptr_eq(&acceptance.bind, &self.bind) {
-            return Err(BindError::Stale);
-        }
-        shared.host.gate().check()?;
-        self.map_private()?;
-        let answer = tsm.requester.start();
-        let said = tsm.requester.state();
-        if let (Ok(()), Ok(State::Run)) = (&answer, &said) {
-            shared.confirmed(State::Run)?;
-            self.bind.set_running(true);
-            return Ok(Run { bind: self.bind.clone() });
-        }
-        shared.learned(&mut tsm, &said, false);
-        answer?;
-        Err(BindError::State(host_state(said?)))
-    }
-
-    fn map_private(&self) -> Result<(), Refusal> {
-        let mut firmware = self.shared.firmware();
-        let trusted =
-            |range: &TaggedRange| matches!(range.attr, Attr::Private | Attr::MsixTable | Attr::MsixPba);
-        for range in self.tags.iter().filter(trusted) {
-            firmware.map_private(self.shared.function, &range)?;
-        }
-        firmware.open_context(self.shared.function)
     }
 }

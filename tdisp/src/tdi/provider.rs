@@ -4,6 +4,7 @@ use super::bind::Bind;
 use super::{Locked, Run};
 use crate::platform::{Firmware, PlatformKind};
 use crate::report::InterfaceReport;
+use crate::wire::FunctionId;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidegate_core::Gate;
@@ -72,6 +73,11 @@ impl Provider {
     /// The trust domain.
     pub fn domain(&self) -> TrustDomain {
         self.0.domain
+    }
+
+    /// Bytes of the device's private MMIO that the firmware has in the trust domain's private page tables.
+    pub fn mapped_bytes(&self, of: &impl Host) -> u64 {
+        self.firmware().mapped_bytes(FunctionId::from_bits(of.function_id()))
     }
 
     /// Lets the trust domain look at the report of a locked TDI.

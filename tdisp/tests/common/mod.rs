@@ -4,6 +4,7 @@
 pub(crate) mod device;
 pub(crate) mod messages;
 pub(crate) mod tdi;
+pub(crate) mod window;
 
 /// The vectors of an independent responder; the file says where they are from.
 pub(crate) const VECTORS: &str = include_str!("../vectors/tdisp_vectors.txt");

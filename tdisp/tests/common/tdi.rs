@@ -34,7 +34,7 @@ pub(crate) fn range(bar: u8, range: Range<u64>, tag: PageTag) -> TaggedRange {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn say(&self, what: impl Into<String>) {
+    pub(crate) fn say(&self, what: impl Into<String>) {
         self.0.lock().unwrap().push(what.into());
     }
 
@@ -63,6 +63,7 @@ struct MockInner {
     refuse_tags: Mutex<Option<TagError>>,
     observer: Mutex<Option<Arc<dyn Observer>>>,
     reset: Mutex<Result<Event, HostError>>,
+    page: AtomicU64,
 }
 
 impl Mock {
@@ -77,6 +78,7 @@ impl Mock {
             refuse_tags: Mutex::default(),
             observer: Mutex::default(),
             reset: Mutex::new(Ok(Event::Flr)),
+            page: AtomicU64::new(0x1000),
         }))
     }
 
@@ -90,6 +92,10 @@ impl Mock {
 
     pub(crate) fn set_reset(&self, result: Result<Event, HostError>) {
         *self.0.reset.lock().unwrap() = result;
+    }
+
+    pub(crate) fn set_page(&self, bytes: u64) {
+        self.0.page.store(bytes, Ordering::SeqCst);
     }
 
     pub(crate) fn tags(&self) -> Vec<TaggedRange> {
@@ -144,6 +150,9 @@ impl Host for Mock {
     }
     fn bars(&self) -> BarSizes {
         BARS
+    }
+    fn host_page(&self) -> u64 {
+        self.0.page.load(Ordering::SeqCst)
     }
     fn in_flight(&self) -> u64 {
         self.0.in_flight.load(Ordering::SeqCst)
@@ -252,11 +261,14 @@ impl Rig {
         let model = Arc::new(MockModel { log: log.clone(), outstanding, ends_after, state, pages });
         let session: Arc<Mutex<Option<Box<Session>>>> = Arc::default();
         let (through, said) = (session.clone(), log.clone());
-        let dsm = SoftDsm::new(function, model.clone(), layout).between(move |request, device| {
+        // BAR 0 can change, whole range by range; what else there is can't.
+        let dsm = SoftDsm::new(function, model.clone(), layout).updatable(|piece| piece.bar == 0);
+        let dsm = dsm.between(move |request, device| {
             match request[1] {
                 0x83 => said.say("LOCK"),
                 0x86 => said.say("START"),
                 0x87 => said.say("STOP"),
+                0x8a => said.say(if request[28] & 4 != 0 { "SET shared" } else { "SET private" }),
                 _ => {}
             }
             match &mut *through.lock().unwrap() {
@@ -266,6 +278,10 @@ impl Rig {
         });
         let tdi = Tdi::new(host.clone(), provider.clone(), dsm.clone()).unwrap();
         Rig { fabric: fabric.clone(), log, host, model, dsm, provider, tdi, session }
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        self.host.gate()
     }
 
     /// From now on the session with the DSM is this one.
@@ -298,11 +314,17 @@ impl Rig {
 
     /// Requests of this code are answered with a TDISP_ERROR and don't get to the device.
     pub(crate) fn refuse(&self, code: u8, with: ErrorCode) {
+        self.refuse_times(code, with, u64::MAX);
+    }
+
+    /// The first few.
+    pub(crate) fn refuse_times(&self, code: u8, with: ErrorCode, mut times: u64) {
         let function = FunctionId::new(0x100);
         self.session(move |request, device| {
-            if request[1] != code {
+            if request[1] != code || times == 0 {
                 return Ok(device(request));
             }
+            times -= 1;
             let error = ErrorResponse::new(with, 0);
             let mut response = vec![0; error.size()];
             error.emit(Head::v1_0(function), &mut response).unwrap();

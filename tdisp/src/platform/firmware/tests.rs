@@ -146,6 +146,59 @@ fn steps_of_another_platform_and_functions_that_are_not_bound_are_named() {
     assert_eq!(firmware.bind(GPU), Err(Refusal::AlreadyBound { function: GPU }));
 }
 
+/// A part of a range that is mapped as a whole.
+fn part(offset: u64, len: u64) -> TaggedRange {
+    TaggedRange { offset, len, ..PAGE }
+}
+
+#[test]
+fn pages_are_unmapped_by_themselves_in_run_on_cca_and_never_on_tdx() {
+    for platform in PlatformKind::ALL {
+        let mut firmware = running(platform);
+        firmware.map_private(GPU, &part(0x8000, 0x8000)).unwrap();
+        let unmapped = firmware.unmap_private(GPU, &part(0xA000, 0x2000));
+        if platform == PlatformKind::Tdx {
+            let step = Step::PrivateMmioUnmap;
+            assert_eq!(unmapped, Err(Refusal::State { step, state: State::Run }));
+            assert_eq!(firmware.mapped_bytes(GPU), 0x9000);
+            firmware.block_stream(GPU).unwrap();
+            assert_eq!(
+                firmware.unmap_private(GPU, &part(0xA000, 0x2000)),
+                Ok(()),
+                "a blocked stream will do"
+            );
+        }
+        let mapped: Vec<_> = firmware.bound[&GPU].mapped.iter().map(|((_, at), len)| (*at, *len)).collect();
+        assert_eq!(mapped, [(0x3000, 0x1000), (0x8000, 0x2000), (0xC000, 0x4000)], "{platform}");
+        // Over the borders of what is mapped, and what is not.
+        firmware.unmap_private(GPU, &part(0x3000, 0xA000)).unwrap();
+        let mapped: Vec<_> = firmware.bound[&GPU].mapped.iter().map(|((_, at), len)| (*at, *len)).collect();
+        assert_eq!(mapped, [(0xD000, 0x3000)], "{platform}");
+    }
+    let function = FunctionId::new(1);
+    let refused = running(PlatformKind::Soft).unmap_private(function, &PAGE);
+    assert_eq!(refused, Err(Refusal::NotBound { function }));
+}
+
+#[test]
+fn an_attribute_request_passes_in_run_with_nothing_of_the_pages_mapped() {
+    for platform in PlatformKind::ALL {
+        let mut firmware = running(platform);
+        let mapped = Refusal::MappedMmio { bar: 2, offset: 0x3000 };
+        assert_eq!(firmware.check_attribute(GPU, &part(0x2000, 0x2000)), Err(mapped));
+        assert_eq!(firmware.check_attribute(GPU, &part(0x4000, 0x1000)), Ok(()));
+        assert_eq!(firmware.check_attribute(GPU, &TaggedRange { bar: 0, ..PAGE }), Ok(()));
+        for state in [State::ConfigUnlocked, State::ConfigLocked, State::Error] {
+            firmware.observe(GPU, state).unwrap();
+            let refused = firmware.check_attribute(GPU, &part(0x4000, 0x1000));
+            assert_eq!(refused, Err(Refusal::NotRunning { state }));
+        }
+        firmware.observe(GPU, State::Run).unwrap();
+        firmware.block_stream(GPU).unwrap();
+        assert_eq!(firmware.check_attribute(GPU, &part(0x4000, 0x1000)), Err(Refusal::Blocked));
+    }
+}
+
 #[test]
 fn only_private_ranges_are_mapped_and_only_while_locked_or_running() {
     let mut firmware = Firmware::new(PlatformKind::Tdx);
