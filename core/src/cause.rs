@@ -49,6 +49,9 @@ impl Cause {
 /// Until `cancel` the owner's polling drains what is in flight. Past it the channel is seized and its queue
 /// cancelled. Past `force` mappings are removed (or the initiator detached or reset) whether it answers or not,
 /// and memory whose initiator was not proved stopped goes to quarantine.
+///
+/// A revoke that nobody turned before its deadlines were over, or whose machine stood still, first gives what it asks to
+/// stop the time between the two, at most 100 ms, of which 10 ms count between two turns at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     /// From the start to the seizure of channels that did not drain.

@@ -1,7 +1,7 @@
 //! Lists, word by word: whoever has one channel and one list in flight knows what has to be where, and how it must end.
 
 use crate::engines::{Buffer, Eager, Mapped, Mishaps, Shuffled, WORDS};
-use crate::lives::{DONE, Rng, Wrong, add, forced, wrong};
+use crate::lives::{DONE, Rng, Wrong, add, wrong};
 use crate::round::World;
 use std::ops::Range;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl<E: Engine> Lists<E> {
             let by = Deadline { cancel: Duration::ZERO, force: Duration::from_secs(10) };
             match self.to[at].region.revoke(Cause::User, by).wait() {
                 Ok(report) if report.is_clean() => gone = Some(self.to[at].now()),
-                other => forced(|| format!("a list's revoke: {other:?}")),
+                other => wrong(Wrong::Other, 1, || format!("a list's revoke: {other:?}")),
             }
             add(&DONE.revokes, 1);
         }

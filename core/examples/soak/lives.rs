@@ -1,7 +1,6 @@
 //! What everybody in the soak knows: which registrations are over, what was counted, what went wrong.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Registrations remembered at once; thousands are made before a number comes round.
 const LIVES: usize = 1 << 16;
@@ -119,29 +118,6 @@ pub(crate) fn is_over() -> bool {
 
 pub(crate) fn all_wrongs() -> u64 {
     WRONGS.iter().map(|w| w.load(Ordering::Relaxed)).sum()
-}
-
-/// The machine stood still in this round (a debugger, a full machine, a paused guest): deadlines have passed in which
-/// nobody had time to stop. What such a device may touch is held for good then, as it should be.
-static STOOD_STILL: AtomicBool = AtomicBool::new(false);
-
-pub(crate) fn begin_round() {
-    STOOD_STILL.store(false, Ordering::Relaxed);
-}
-
-pub(crate) fn stood_still(how_long: Duration) {
-    if !STOOD_STILL.swap(true, Ordering::Relaxed) {
-        eprintln!(
-            "soak: the machine stood still for {how_long:?}: what was forced in this round is not counted"
-        );
-    }
-}
-
-/// Something was forced that had time enough to end by itself.
-pub(crate) fn forced(how: impl FnOnce() -> String) {
-    if !STOOD_STILL.load(Ordering::Relaxed) {
-        wrong(Wrong::Other, 1, how);
-    }
 }
 
 /// What was done, over all rounds.

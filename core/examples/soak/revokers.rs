@@ -1,7 +1,7 @@
 //! Those who register, revoke and look at the memory.
 
 use crate::engines::{Buffer, LEN, Mapped, WORDS};
-use crate::lives::{DONE, Life, Rng, Wrong, add, forced, is_blind, wrong};
+use crate::lives::{DONE, Life, Rng, Wrong, add, is_blind, wrong};
 use crate::round::{Live, TARGETS, World, lock};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,7 +110,7 @@ fn finish(revoke: Revocation, begun: Instant, count: u64) -> bool {
             true
         }
         other => {
-            forced(|| format!("a revoke was not clean: {other:?}"));
+            wrong(Wrong::Other, 1, || format!("a revoke was not clean: {other:?}"));
             false
         }
     }

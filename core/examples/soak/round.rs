@@ -4,7 +4,7 @@
 use crate::engines::{Eager, Far, HardStop, Remote, Shuffled, WORDS};
 use crate::lanes::{Drive, Kind, Lane};
 use crate::lists;
-use crate::lives::{DONE, Life, Rng, Wrong, add, begin_round, forced, stood_still, wrong};
+use crate::lives::{DONE, Life, Rng, Wrong, add, wrong};
 use crate::others;
 use crate::revokers;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -160,7 +160,6 @@ impl World {
 
 /// Plays one round. `limit`: stop when so many operations were done in all.
 pub(crate) fn play(seed: u64, length: Duration, limit: u64) {
-    begin_round();
     let mut rng = Rng::new(seed, 0);
     let mode = if rng.one_in(4) { BarrierMode::Never } else { BarrierMode::Auto };
     let fabric = match Fabric::builder().barrier(mode).regions(64).channels(128).build() {
@@ -207,12 +206,7 @@ fn act(world: &Arc<World>, hard_stop: &Arc<HardStop>, length: Duration, limit: u
         s.spawn(|| lists::copy(world, 90));
         let enough = || DONE.operations.load(Ordering::Relaxed) >= limit || crate::lives::is_over();
         while begun.elapsed() < length && !enough() {
-            let before = Instant::now();
             std::thread::sleep(Duration::from_millis(2));
-            // The background's drains have a second.
-            if before.elapsed() > Duration::from_millis(250) {
-                stood_still(before.elapsed());
-            }
         }
         world.stop.store(true, Ordering::Relaxed);
     });
@@ -292,7 +286,7 @@ fn end(world: &World, quiesced: bool) {
             let by = tidegate_core::Deadline::millis(0, 5000);
             match gate.quiesce(Cause::Close, by).map(|quiesce| quiesce.wait()) {
                 Ok(Ok(quiet)) if quiet.report().is_clean() => add(&DONE.quiesces, 1),
-                other => forced(|| format!("the last quiesce: {other:?}")),
+                other => wrong(Wrong::Other, 1, || format!("the last quiesce: {other:?}")),
             }
         }
     }
@@ -305,6 +299,6 @@ fn end(world: &World, quiesced: bool) {
     if !left.channels.is_empty() {
         wrong(Wrong::Other, 1, || format!("channels are left: {left:?}"));
     } else if !left.quarantine.is_empty() {
-        forced(|| format!("the fabric does not end empty: {left:?}"));
+        wrong(Wrong::Other, 1, || format!("the fabric does not end empty: {left:?}"));
     }
 }
