@@ -80,7 +80,7 @@ pub(crate) struct Mapped<B: Backend> {
 
 impl<B: Backend> fmt::Debug for Mapped<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mapped({:#x}+{:#x})", self.lease.iova, self.lease.len)
+        f.debug_struct("Mapped").field("iova", &self.lease.iova).field("len", &self.lease.len).finish()
     }
 }
 
