@@ -40,6 +40,7 @@ fn change(rig: &mut Rig, pages: BarRange, to: To) -> AttributeReport {
 #[track_caller]
 fn changed(report: &AttributeReport) {
     assert_eq!((&report.outcome, report.refusal), (&AttributeOutcome::Changed, None));
+    assert_eq!(report.untagged, None);
 }
 
 #[track_caller]
@@ -244,6 +245,23 @@ fn a_refusal_of_the_device_leaves_tags_and_mappings_as_they_were() {
         unbound(rig.unbind()).restore();
         rig.assert_free();
     }
+}
+
+#[test]
+fn a_host_that_does_not_take_the_new_tags_is_reported_and_keeps_the_pages_from_everybody() {
+    let mut rig = Rig::new(PlatformKind::Soft);
+    let _run = rig.start();
+    let mut change = rig.tdi.set_attribute(private(), OPEN, BY).unwrap();
+    let held = rig.host.tags();
+    let error = TagError::Overlap { bar: 0, at: 0x2000 };
+    rig.host.refuse_tags(Some(error.clone()));
+    while change.turn() != AttributeProgress::Done {}
+    let report = change.finish();
+    assert_eq!((&report.outcome, &report.untagged), (&AttributeOutcome::Changed, &Some(error)));
+    assert_eq!((report.pages.attr, rig.host.tags()), (Attr::Inaccessible, held));
+    rig.host.refuse_tags(None);
+    unbound(rig.unbind()).restore();
+    rig.assert_free();
 }
 
 #[test]

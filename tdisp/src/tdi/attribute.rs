@@ -78,6 +78,9 @@ pub struct AttributeReport {
     pub drain: Report,
     /// Why the platform did not map private pages afterwards, if it did not: the trust domain's CPUs do not reach them.
     pub refusal: Option<Refusal>,
+    /// Why the host did not take their tags at the end, if it did not: to it they stay inaccessible, and no window to them
+    /// is made. Unbind the TDI.
+    pub untagged: Option<TagError>,
 }
 
 /// Is there more to do?
@@ -112,6 +115,7 @@ pub struct AttributeChange<'a, H: Host> {
     unmapped: bool,
     stage: Stage,
     refusal: Option<Refusal>,
+    untagged: Option<TagError>,
 }
 
 #[derive(Debug)]
@@ -170,6 +174,7 @@ impl<'a, H: Host> AttributeChange<'a, H> {
             unmapped: was.attr != Attr::Private,
             stage: Stage::Drain,
             refusal: None,
+            untagged: None,
         })
     }
 
@@ -209,12 +214,13 @@ impl<'a, H: Host> AttributeChange<'a, H> {
     /// The report. Before [`AttributeChange::turn`] said `Done`, it gives up.
     pub fn finish(mut self) -> AttributeReport {
         self.give_up();
-        let (pages, drain, refusal) = (self.pages(), self.windows.report(), self.refusal);
+        let (pages, drain) = (self.pages(), self.windows.report());
+        let (refusal, untagged) = (self.refusal, self.untagged.take());
         let outcome = match std::mem::replace(&mut self.stage, Stage::Over(AttributeOutcome::Changed)) {
             Stage::Over(outcome) => outcome,
             Stage::Drain | Stage::Ask => AttributeOutcome::Unchanged(AttributeError::GivenUp),
         };
-        AttributeReport { outcome, pages, drain, refusal }
+        AttributeReport { outcome, pages, drain, refusal, untagged }
     }
 
     fn drained(&mut self) {
@@ -332,6 +338,7 @@ impl<'a, H: Host> AttributeChange<'a, H> {
     /// What the pages are now.
     fn pages(&self) -> TaggedRange {
         let attr = match self.stage {
+            _ if self.untagged.is_some() => Attr::Inaccessible,
             Stage::Over(AttributeOutcome::Changed) => self.to.attr(),
             Stage::Over(AttributeOutcome::InDoubt(_)) => Attr::Inaccessible,
             _ => self.was.attr,
@@ -352,6 +359,7 @@ impl<'a, H: Host> AttributeChange<'a, H> {
         }
         if let Err(error) = shared.host.set_tags(&host_ranges(&tsm.tags)) {
             tracing::error!(%error, "the host lets nobody at the pages");
+            self.untagged = Some(error);
         }
     }
 
