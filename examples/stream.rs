@@ -74,8 +74,15 @@ impl Plan {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// Will somebody stop the poller? Until then a closed channel may be one whose drain is not over: its last step says
+    /// what of the bytes is real.
+    fn is_attended(&self) -> bool {
+        self.held.load(Ordering::Acquire) && !self.stop.load(Ordering::Acquire)
+    }
+
     /// What is left may be sent.
     pub fn resume(&self) {
+        self.held.store(false, Ordering::Release);
         self.stop.store(false, Ordering::Release);
     }
 
@@ -203,7 +210,7 @@ where
         open &= doubts < DOUBTS && !rig.interrupted();
         let enough = plan.stop.load(Ordering::Acquire) || doubts >= DOUBTS || rig.interrupted();
         let closing = channel.closed().is_some() || (enough && !open);
-        if closing && channel.in_flight() == 0 && in_flight.is_empty() {
+        if closing && !plan.is_attended() && channel.in_flight() == 0 && in_flight.is_empty() {
             break;
         }
     }

@@ -49,7 +49,11 @@ fn timeline(trace: &Value) {
     let name = |event: &Value| event["name"].as_str().unwrap().to_owned();
     let instants = events.iter().filter(|event| event["ph"] == "i");
     let told: Vec<String> =
-        instants.map(name).filter(|name| name.contains("descriptors in flight")).collect();
+        instants.clone().map(name).filter(|name| name.contains("descriptors in flight")).collect();
+    // A drain says what of the stream is real, the initiator's too: the rest is not all of it.
+    let stopped: Vec<String> =
+        instants.map(name).filter(|name| name.starts_with("the stream stopped")).collect();
+    assert!(stopped.len() == 8 && !stopped.iter().any(|name| name.contains(": 0 of")), "{stopped:?}");
     let expected = WHAT.iter().chain(&WHAT);
     assert!(
         told.len() == 8 && told.iter().zip(expected).all(|(told, what)| told.starts_with(what)),
