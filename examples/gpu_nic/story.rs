@@ -6,11 +6,11 @@ use super::port::{Port, Rows, WINDOW, window_len};
 use super::stage::{Mapping, Theatre};
 use crate::interruptions::{Interruption, recovered, toggle};
 use crate::rig::StoryError;
-use crate::timeline::Timeline;
+use crate::timeline::{Timeline, Track};
 use crate::unbind::{bind, reset, unbound};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate::core::drain::Report;
 use tidegate::core::{Cause, Deadline, Handle, Quiesced, Shared};
 use tidegate::p2p::{Backend, Device, Want};
@@ -46,21 +46,26 @@ struct Teller<'a, S: Theatre> {
 }
 
 impl<S: Theatre> Teller<'_, S> {
-    /// Runs `job` on a poll-mode thread, and meanwhile `watch` here. Where that goes wrong the controller is quiesced, so that
-    /// the thread ends.
+    /// Runs `job` on a poll-mode thread, which the trace calls `name`, and meanwhile `watch` here. Where that goes wrong the
+    /// controller is quiesced, so that the thread ends.
     fn beside<O>(
         &mut self,
+        name: &str,
+        told: &mut Timeline,
         job: impl FnOnce(&mut Port<S::B>, &dyn Fn() -> bool) -> Result<(), StoryError> + Send,
-        watch: impl FnOnce(&mut Tale, &dyn Fn() -> bool) -> Result<O, StoryError>,
+        watch: impl FnOnce(&mut Tale, &mut Timeline, &dyn Fn() -> bool) -> Result<O, StoryError>,
     ) -> Result<O, StoryError> {
         let (interrupted, stage, port) = (self.interrupted, self.stage, &mut self.port);
         thread::scope(|scope| {
-            let poller = scope.spawn(move || job(port, &|| !interrupted.load(Ordering::Relaxed)));
-            let made = watch(&mut self.tale, &|| poller.is_finished());
+            let from = Instant::now();
+            let poller =
+                scope.spawn(move || (job(port, &|| !interrupted.load(Ordering::Relaxed)), Instant::now()));
+            let made = watch(&mut self.tale, told, &|| poller.is_finished());
             if made.is_err() {
                 drop(stage.controller().quiesce(Cause::User, BY).map(|quiesce| quiesce.wait()));
             }
-            let polled = poller.join().map_err(|_| StoryError::Poller)?;
+            let (polled, to) = poller.join().map_err(|_| StoryError::Poller)?;
+            told.span(Track::Stream, name, from, to);
             // Which of the two went wrong first is told by the thread.
             polled.and(made)
         })
@@ -80,8 +85,10 @@ impl<S: Theatre> Teller<'_, S> {
         let (stage, interrupted) = (self.stage, self.interrupted);
         let display = stage.display();
         self.beside(
+            "the picture, until it is interrupted",
+            told,
             |port, wanted| port.receive(rows, window, wanted),
-            |tale, ended| {
+            |tale, told, ended| {
                 while !is_mid_stream(rows.came(), display) {
                     if interrupted.load(Ordering::Relaxed) {
                         return Err(StoryError::Interrupted);
@@ -114,8 +121,10 @@ impl<S: Theatre> Teller<'_, S> {
         rows.begin(usize::from(ROWS));
         let (stage, interrupted) = (self.stage, self.interrupted);
         self.beside(
+            "the rest of the picture",
+            told,
             |port, wanted| port.receive(rows, window, wanted),
-            |tale, ended| {
+            |tale, _, ended| {
                 look(stage, tale);
                 while !ended() {
                     if interrupted.load(Ordering::Relaxed) {
@@ -146,8 +155,10 @@ impl<S: Theatre> Teller<'_, S> {
         self.port.open()?;
         let stage = self.stage;
         self.beside(
+            "the way back",
+            told,
             |port, wanted| port.send(pass, window, wanted),
-            |tale, _| {
+            |tale, _, _| {
                 look(stage, tale);
                 Ok(())
             },
