@@ -323,3 +323,35 @@ pub fn toggle<B: Backend>(
     device.config_write(COMMAND, 2, command, by)?;
     Ok(quiesced)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_whose_bytes_differ_does_not_hold() {
+        let told = |wrong: fn(&mut Interruption)| {
+            let mut one = Interruption {
+                what: "unbind",
+                held: 2,
+                in_flight: 2,
+                drained: 1,
+                revoked: 1,
+                failed: 0,
+                quiesce_us: 1,
+                identical: true,
+                screen: None,
+                mapped: 0,
+                registers: 0,
+            };
+            wrong(&mut one);
+            one.holds()
+        };
+        assert!(told(|_| ()) && told(|one| one.screen = Some(true)));
+        assert!(!told(|one| one.identical = false), "a stranger found other bytes");
+        assert!(!told(|one| one.screen = Some(false)), "the screen shows something else");
+        assert!(!told(|one| one.mapped = 1), "a CPU could have put them there");
+        assert!(!told(|one| one.revoked = 0), "a descriptor without an end");
+        assert!(!told(|one| one.held = 0), "nothing was interrupted");
+    }
+}

@@ -3,7 +3,8 @@
 use super::frame::{HEADER, Header, Kind, ROW, ROWS, Side};
 use crate::picture;
 
-/// What a pass shows: the picture, or in passes with odd numbers its negative, so that each pass changes every byte.
+/// What a pass shows: the picture, or in passes with odd numbers its negative, so that each pass changes every byte that is
+/// shown.
 pub fn shown(pass: u8) -> Vec<u8> {
     if pass % 2 == 0 { picture::vram() } else { picture::negative() }
 }

@@ -62,6 +62,8 @@ impl Verdict for Line {
         self.sha256_ok
             && self.violations == 0
             && self.vram_mappings == 0
+            // On the kernel the controller's registers are mapped: a look that does not see them is blind.
+            && (self.register_mappings > 0 || self.backend == "soft")
             && self.interruptions.len() == COUNT
             && self.interruptions.iter().all(Interruption::holds)
     }
