@@ -153,8 +153,18 @@ fn next(error: &HandoverError) -> Option<String> {
             )
         }
         HandoverError::Held { holders, .. } => {
-            let numbers: Vec<_> = holders.iter().map(|holder| holder.process.to_string()).collect();
-            format!("stop these programs in their own way; if they hang, `kill {}`", numbers.join(" "))
+            // This command is one of them where a program that has the device open started it, and ends by itself.
+            let others = holders.iter().filter(|holder| holder.process != std::process::id());
+            let numbers: Vec<_> = others.map(|holder| holder.process.to_string()).collect();
+            match numbers.as_slice() {
+                [] => "start this command without the descriptor that it has of the device".to_owned(),
+                _ => {
+                    format!(
+                        "stop these programs in their own way; if they hang, `kill {}`",
+                        numbers.join(" ")
+                    )
+                }
+            }
         }
         HandoverError::NotRoot { .. } => "the same with sudo".to_owned(),
         HandoverError::Step { failed, .. } => match &**failed {
@@ -228,6 +238,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do_next() {
         let held = Holder { process: 42, name: "qemu".into(), by: HeldBy::Device };
+        let own = Holder { process: std::process::id(), ..held.clone() };
         let step = |why| FailedStep { step: Step::Probe, why, after: After::Undone }.into();
         let gone = Why::Driver { wanted: Some("nvme".into()), found: None };
         for (error, next) in [
@@ -235,7 +246,8 @@ mod tests {
                 HandoverError::NotViable { at: at(), group: 7, members: vec![] },
                 "tidegate vfio take --group 0000:01:00.0",
             ),
-            (HandoverError::Held { at: at(), holders: vec![held] }, "kill 42"),
+            (HandoverError::Held { at: at(), holders: vec![held.clone(), own.clone()] }, "`kill 42`"),
+            (HandoverError::Held { at: at(), holders: vec![own] }, "without the descriptor"),
             (HandoverError::NotRoot { file: "/run/tidegate".into() }, "sudo"),
             (HandoverError::Step { at: at(), failed: step(gone) }, "modprobe nvme"),
             (HandoverError::Step { at: at(), failed: step(Why::Errno(libc::EIO)) }, "dmesg | tail"),

@@ -74,8 +74,17 @@ fn driver(sysfs: &Path, at: PciAddress, node: Option<&str>, holders: &[Holder]) 
             format!("tidegate vfio give {at}  # see kernel.iommu"),
         ),
         (Some(driver), Some(node)) => question.ok(format!("{driver}, /dev/vfio/devices/{node}, {held}")),
-        (Some(driver), None) => question.ok(format!("{driver}; `tidegate vfio take {at}` hands it to VFIO")),
-        (None, _) => question.ok(format!("no driver; `tidegate vfio take {at}` hands it to VFIO")),
+        (driver, _) => {
+            let driver = driver.as_deref().unwrap_or("no driver");
+            // VFIO takes no device without a group: `kernel.iommu` has that.
+            question.ok(match sysfs::members(sysfs, at) {
+                Some((_, members)) if handover::strangers(sysfs, at, &members).is_empty() => {
+                    format!("{driver}; `tidegate vfio take {at}` hands it to VFIO")
+                }
+                Some(_) => format!("{driver}; `tidegate vfio take --group {at}` hands its group to VFIO"),
+                None => driver.to_owned(),
+            })
+        }
     }
 }
 
@@ -88,7 +97,7 @@ fn group(sysfs: &Path, at: PciAddress, with_vfio: bool) -> Finding {
     .about(at);
     let Some((group, members)) = sysfs::members(sysfs, at) else {
         let answered = "in no IOMMU group";
-        let fix = "see kernel.iommu";
+        let fix = "tidegate doctor  # again, after the fix of kernel.iommu";
         return if with_vfio { question.problem(answered, fix) } else { question.warning(answered, fix) };
     };
     let others: Vec<&Member> = members.iter().filter(|member| member.at != at).collect();

@@ -94,7 +94,10 @@ fn open_iommufd(dev: &Path, answer: Result<(), &BackendError>) -> Finding {
 fn ioas(answer: Option<Result<(), &BackendError>>) -> Finding {
     let question = Question::new("kernel.ioas", "IOMMU_IOAS_ALLOC", "each domain is one such address space");
     match answer {
-        None => question.unknown("not tried: /dev/iommu can't be opened", "see kernel.iommufd"),
+        None => question.unknown(
+            "not tried: /dev/iommu can't be opened",
+            "tidegate doctor  # again, after the fix of kernel.iommufd",
+        ),
         Some(Ok(())) => question.ok("made, and destroyed again"),
         Some(Err(error)) => question
             .problem(
@@ -112,9 +115,14 @@ fn map_file(answer: Option<Result<(), BackendError>>) -> Finding {
         "host memory and dma-bufs are mapped by their descriptors; without it no BAR can be imported",
     );
     match answer {
-        None => question.unknown("not tried: no address space could be made", "see kernel.ioas"),
+        None => question.unknown(
+            "not tried: no address space could be made",
+            "tidegate doctor  # again, after the fix of kernel.ioas",
+        ),
         Some(Ok(())) => question.ok("mapped, and unmapped again"),
-        Some(Err(error @ BackendError::Limit(_))) => question.problem(error.to_string(), "see memory.locked"),
+        Some(Err(error @ BackendError::Limit(_))) => {
+            question.problem(error.to_string(), "tidegate doctor  # again, after the fix of memory.locked")
+        }
         Some(Err(error)) => question
             .problem(error.to_string(), "# a newer kernel: this one has no IOMMU_IOAS_MAP_FILE")
             .errno(errno(&error)),

@@ -83,11 +83,16 @@ fn registered(answer: Option<Result<(), UringError>>) -> Finding {
         "registered memory is pinned once instead of for each operation",
     );
     match answer {
-        None => question.unknown("not tried: there is no ring", "see io_uring.setup"),
+        None => question.unknown(
+            "not tried: there is no ring",
+            "tidegate doctor  # again, after the fix of io_uring.setup",
+        ),
         Some(Ok(())) => question.ok("registered, and let go again"),
         Some(Err(error)) => {
             let (fix, errno) = match &error {
-                UringError::Memlock { .. } => ("see memory.locked", Some(libc::ENOMEM)),
+                UringError::Memlock { .. } => {
+                    ("tidegate doctor  # again, after the fix of memory.locked", Some(libc::ENOMEM))
+                }
                 UringError::Os { errno, .. } => {
                     ("# a seccomp filter that allows io_uring_register", Some(*errno))
                 }
@@ -105,13 +110,13 @@ fn polled_submission(answer: Option<Result<bool, UringError>>) -> Finding {
         "a thread of the kernel's takes submissions, so that a doorbell is a store; costs a CPU",
     );
     match answer {
-        None => question.unknown("not tried: there is no ring", "see io_uring.setup"),
+        None => question.unknown("not tried: there is no ring", "tidegate doctor  # again, after the fix of io_uring.setup"),
         Some(Ok(true)) => question.ok("given"),
         Some(Ok(false)) => question.warning(
             "refused; the engine does without",
             "setcap cap_sys_nice+ep PROGRAM  # Linux 5.11 and 5.12; later ones give it to everybody, earlier ones to root",
         ),
-        Some(Err(error)) => question.warning(error.to_string(), "see io_uring.setup"),
+        Some(Err(error)) => question.warning(error.to_string(), "tidegate doctor  # again, after the fix of io_uring.setup"),
     }
 }
 
@@ -124,7 +129,10 @@ fn polled_completion(directory: &Path, answer: Option<Result<bool, UringError>>)
     let fix = "echo 'options nvme poll_queues=2' >/etc/modprobe.d/nvme-poll.conf && update-initramfs -u && reboot  # then again, with TMPDIR \
                on the disk that counts";
     match answer {
-        None => question.unknown("not tried: there is no ring", "see io_uring.setup"),
+        None => question.unknown(
+            "not tried: there is no ring",
+            "tidegate doctor  # again, after the fix of io_uring.setup",
+        ),
         Some(Ok(true)) => question.ok("read"),
         Some(Ok(false)) => {
             question.unknown("not served by this file system or its disk; others were not tried", fix)
@@ -156,7 +164,10 @@ mod tests {
         assert_eq!(registered(Some(Ok(()))).status, Status::Ok);
         assert_eq!(registered(None).status, Status::Unknown);
         let full = registered(Some(Err(UringError::Memlock { bytes: 4096, limit: 0 })));
-        assert_eq!((full.status, full.fix.as_deref()), (Status::Warning, Some("see memory.locked")));
+        assert_eq!(
+            (full.status, full.fix.as_deref()),
+            (Status::Warning, Some("tidegate doctor  # again, after the fix of memory.locked"))
+        );
     }
 
     #[test]
