@@ -310,7 +310,9 @@ mod tests {
     fn tickets_follow_from_indices_over_many_rounds() {
         let mut ring = Ring::new(3);
         for round in 0..50 {
+            assert!(!ring.is_full());
             let tickets: Vec<u64> = (0..3).map(|_| ring.accept(Names::in_flight(NO, NO), 0).0).collect();
+            assert_eq!((ring.is_full(), ring.room()), (true, 0));
             // A different order each round.
             for n in 0..3 {
                 let ticket = tickets[(n * 2 + round) % 3];

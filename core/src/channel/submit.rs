@@ -30,9 +30,9 @@ pub struct Pinned<'a, E: Engine> {
     /// The owner word, read after the pin; with `CLOSED` while a poll has not come to its end.
     owner: u64,
     /// [`touched`]: what the end of the section has to do, beside what `run` says.
-    pub(super) touched: u8,
+    touched: u8,
     /// What the operation names that this section queued last; [`NO_RUN`] if there is none that is counted in a run.
-    pub(super) run: u64,
+    run: u64,
     not_send: PhantomData<*mut ()>,
 }
 
