@@ -1,13 +1,9 @@
 //! Who holds a revoke up, and a grace period by itself.
 
 use crate::common::{PATIENT, World};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use tidegate_core::drain::{Phase, Progress};
-use tidegate_core::engine::cpu::Cpu;
-use tidegate_core::{Access, Cause, ChannelConfig, Fabric, Memory, Op, Stalled};
-use tracing::{Event, Metadata, Subscriber, span};
+use tidegate_core::{Cause, Fabric, Op, Stalled};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -125,56 +121,4 @@ fn sections_of_a_closed_channel_count_for_as_long_as_its_owner_has_it() {
     assert_eq!(world.fabric.synchronize(HOUR), Ok(()));
     drop((quiet, channel));
     assert!(world.fabric.inspect().channels.is_empty());
-}
-
-/// Somebody's log that has a bug.
-struct Panics;
-
-impl Subscriber for Panics {
-    fn enabled(&self, of: &Metadata<'_>) -> bool {
-        *of.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, _: &Event<'_>) {
-        resume_unwind(Box::new("a bug"))
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-#[test]
-fn a_drain_that_panicked_in_its_grace_period_frees_nothing_before_the_sections_have_ended() {
-    let fabric = Fabric::builder().manual().stall_after(Duration::ZERO).build().unwrap();
-    let memory = Memory::allocate("used", 4096).unwrap();
-    let region = fabric.register(memory.backing(), Access::ReadWrite).unwrap();
-    let used = Arc::downgrade(&memory);
-    drop(memory);
-    let mut channel = fabric.channel(&fabric.poller("p"), Cpu::new(4), ChannelConfig::default()).unwrap();
-    let (inside, go) = (Barrier::new(2), Barrier::new(2));
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            let section = channel.pin().unwrap();
-            inside.wait();
-            go.wait();
-            drop(section);
-        });
-        inside.wait();
-        let mut revoke = region.revoke(Cause::User, PATIENT);
-        let turn = || catch_unwind(AssertUnwindSafe(|| revoke.turn()));
-        assert!(tracing::subscriber::with_default(Panics, turn).is_err());
-        assert!(!revoke.wait().unwrap().is_clean());
-        drop(region);
-        for _ in 0..10 {
-            fabric.turn();
-        }
-        let kept = used.upgrade().is_some();
-        go.wait();
-        assert!(kept, "the section may still use it");
-    });
-    fabric.turn();
-    assert!(used.upgrade().is_none(), "and is over");
 }
