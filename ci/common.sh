@@ -100,6 +100,14 @@ target_directory() {
     (cd "$project" && cargo metadata --format-version 1 --no-deps --offline) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
 }
 
+# copy_tree TO: the files as they are, committed or not, at a new TO.
+copy_tree() {
+    command -v git >/dev/null || need_packages git
+    rm -rf "$1"
+    mkdir -p "$1"
+    (cd "$project" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$1" 2>/dev/null) || true
+}
+
 # hot_path_binary [PROGRAM [CFG]]: builds a program of the hot path's functions for their listings (hot-path), with a cfg if asked
 # for, and prints where it is. Without position-independent code every call names its callee; --target keeps the flags from proc
 # macros.

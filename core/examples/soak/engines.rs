@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tidegate_core::drain::Initiator;
 use tidegate_core::engine::{
     AddressSpace, Cancel, Engine, ListOperation, Operation, Outcome, Push, Sink, Target,
@@ -98,8 +99,12 @@ fn take(address: u64) -> u64 {
     unsafe { (address as *const u64).read_volatile() }
 }
 
+/// How long an [`Eager`] waits at most for memory's end.
+const LOITERS: Duration = Duration::from_millis(2);
+
 /// In the polling thread, in order, of the process. Writes while the descriptor is being made, where only the grace
-/// period protects the memory, and is slow at that now and then.
+/// period protects the memory, and is slow at that now and then: at times so slow that a revoke that did not wait for
+/// it would have ended.
 #[derive(Debug)]
 pub(crate) struct Eager {
     ended: VecDeque<(u32, u32)>,
@@ -112,6 +117,16 @@ impl Eager {
     }
 }
 
+/// Until the memory's time is over, which nobody may say as long as this lasts; so for a while.
+fn loiter(op: &Operation) {
+    if let Operation::Fill { pattern, .. } = op {
+        let begun = Instant::now();
+        while begun.elapsed() < LOITERS && !Life::of(*pattern).is_over() {
+            std::thread::yield_now();
+        }
+    }
+}
+
 // SAFETY: 1. only the operands of `push` are touched, before it returns. 2. nothing runs later. 3. as 2.
 unsafe impl Engine for Eager {
     const SPACE: AddressSpace = AddressSpace::Cpu;
@@ -120,9 +135,10 @@ unsafe impl Engine for Eager {
         64
     }
     unsafe fn push(&mut self, index: u32, op: &Operation) -> Push {
-        match self.rng.below(4096) {
-            0 => std::thread::yield_now(),
-            1..64 => (0..200).for_each(|_| std::hint::spin_loop()),
+        match self.rng.below(8192) {
+            0 => loiter(op),
+            1..4 => std::thread::yield_now(),
+            4..64 => (0..200).for_each(|_| std::hint::spin_loop()),
             _ => {}
         }
         self.ended.push_back((index, carry_out("Eager", &Job::Plain(*op))));

@@ -62,10 +62,7 @@ pub use bar::Bar;
 pub use builder::{BuildError, Builder, Peers, Route};
 pub use chance::Chance;
 pub use description::Description;
-pub use device::{
-    Action, DeviceModel, Edu, GPU_ID, Gpu, Igb, MAX_READ, Nic, OwnMemory, Reply, Turn, Wire, WireError,
-    gpu_register,
-};
+pub use device::*;
 pub use function::OpenFunction;
 pub use memory::{FileId, anonymous_file};
 pub use record::{Breach, Fault, FaultKind, Refusal, Step, StepKind, Violation, Who};

@@ -197,7 +197,7 @@ pub enum FaultKind {
         /// How much later.
         after: u64,
     },
-    /// The next n frames from the wire are lost in the device (igb).
+    /// The next n frames from the wire are lost in the device.
     DropFrames(u32),
     /// A queue disable is never acknowledged (NIC).
     HungDisable,
