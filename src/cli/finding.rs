@@ -135,6 +135,11 @@ pub(crate) fn errno(error: &BackendError) -> Option<i32> {
     }
 }
 
+/// The fix of what follows from the finding of another question.
+pub(crate) fn after(id: &str) -> String {
+    format!("tidegate doctor  # again, after the fix of {id}")
+}
+
 /// What an errno means, with its number.
 pub(crate) fn os(errno: i32) -> String {
     io::Error::from_raw_os_error(errno).to_string()

@@ -1,6 +1,6 @@
 //! Devices: who drives them, who shares their group, what of them can be a target.
 
-use crate::cli::finding::{Finding, Question, errno, size};
+use crate::cli::finding::{Finding, Question, after, errno, size};
 use crate::cli::places::Places;
 use std::path::Path;
 use tidegate::core::page_size;
@@ -97,7 +97,7 @@ fn group(sysfs: &Path, at: PciAddress, with_vfio: bool) -> Finding {
     .about(at);
     let Some((group, members)) = sysfs::members(sysfs, at) else {
         let answered = "in no IOMMU group";
-        let fix = "tidegate doctor  # again, after the fix of kernel.iommu";
+        let fix = after("kernel.iommu");
         return if with_vfio { question.problem(answered, fix) } else { question.warning(answered, fix) };
     };
     let others: Vec<&Member> = members.iter().filter(|member| member.at != at).collect();

@@ -1,6 +1,6 @@
 //! What the kernel can do.
 
-use crate::cli::finding::{Finding, Question, errno, os};
+use crate::cli::finding::{Finding, Question, after, errno, os};
 use crate::cli::places::Places;
 use std::fs;
 use std::io;
@@ -94,10 +94,7 @@ fn open_iommufd(dev: &Path, answer: Result<(), &BackendError>) -> Finding {
 fn ioas(answer: Option<Result<(), &BackendError>>) -> Finding {
     let question = Question::new("kernel.ioas", "IOMMU_IOAS_ALLOC", "each domain is one such address space");
     match answer {
-        None => question.unknown(
-            "not tried: /dev/iommu can't be opened",
-            "tidegate doctor  # again, after the fix of kernel.iommufd",
-        ),
+        None => question.unknown("not tried: /dev/iommu can't be opened", after("kernel.iommufd")),
         Some(Ok(())) => question.ok("made, and destroyed again"),
         Some(Err(error)) => question
             .problem(
@@ -115,13 +112,10 @@ fn map_file(answer: Option<Result<(), BackendError>>) -> Finding {
         "host memory and dma-bufs are mapped by their descriptors; without it no BAR can be imported",
     );
     match answer {
-        None => question.unknown(
-            "not tried: no address space could be made",
-            "tidegate doctor  # again, after the fix of kernel.ioas",
-        ),
+        None => question.unknown("not tried: no address space could be made", after("kernel.ioas")),
         Some(Ok(())) => question.ok("mapped, and unmapped again"),
         Some(Err(error @ BackendError::Limit(_))) => {
-            question.problem(error.to_string(), "tidegate doctor  # again, after the fix of memory.locked")
+            question.problem(error.to_string(), after("memory.locked"))
         }
         Some(Err(error)) => question
             .problem(error.to_string(), "# a newer kernel: this one has no IOMMU_IOAS_MAP_FILE")

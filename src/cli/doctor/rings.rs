@@ -1,6 +1,6 @@
 //! What io_uring gives this process.
 
-use crate::cli::finding::{Finding, Question, os};
+use crate::cli::finding::{Finding, Question, after, os};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -83,20 +83,15 @@ fn registered(answer: Option<Result<(), UringError>>) -> Finding {
         "registered memory is pinned once instead of for each operation",
     );
     match answer {
-        None => question.unknown(
-            "not tried: there is no ring",
-            "tidegate doctor  # again, after the fix of io_uring.setup",
-        ),
+        None => question.unknown("not tried: there is no ring", after("io_uring.setup")),
         Some(Ok(())) => question.ok("registered, and let go again"),
         Some(Err(error)) => {
             let (fix, errno) = match &error {
-                UringError::Memlock { .. } => {
-                    ("tidegate doctor  # again, after the fix of memory.locked", Some(libc::ENOMEM))
-                }
+                UringError::Memlock { .. } => (after("memory.locked"), Some(libc::ENOMEM)),
                 UringError::Os { errno, .. } => {
-                    ("# a seccomp filter that allows io_uring_register", Some(*errno))
+                    ("# a seccomp filter that allows io_uring_register".to_owned(), Some(*errno))
                 }
-                _ => ("# a newer kernel", None),
+                _ => ("# a newer kernel".to_owned(), None),
             };
             question.warning(error.to_string(), fix).errno(errno)
         }
@@ -110,13 +105,13 @@ fn polled_submission(answer: Option<Result<bool, UringError>>) -> Finding {
         "a thread of the kernel's takes submissions, so that a doorbell is a store; costs a CPU",
     );
     match answer {
-        None => question.unknown("not tried: there is no ring", "tidegate doctor  # again, after the fix of io_uring.setup"),
+        None => question.unknown("not tried: there is no ring", after("io_uring.setup")),
         Some(Ok(true)) => question.ok("given"),
         Some(Ok(false)) => question.warning(
             "refused; the engine does without",
             "setcap cap_sys_nice+ep PROGRAM  # Linux 5.11 and 5.12; later ones give it to everybody, earlier ones to root",
         ),
-        Some(Err(error)) => question.warning(error.to_string(), "tidegate doctor  # again, after the fix of io_uring.setup"),
+        Some(Err(error)) => question.warning(error.to_string(), after("io_uring.setup")),
     }
 }
 
@@ -129,10 +124,7 @@ fn polled_completion(directory: &Path, answer: Option<Result<bool, UringError>>)
     let fix = "echo 'options nvme poll_queues=2' >/etc/modprobe.d/nvme-poll.conf && update-initramfs -u && reboot  # then again, with TMPDIR \
                on the disk that counts";
     match answer {
-        None => question.unknown(
-            "not tried: there is no ring",
-            "tidegate doctor  # again, after the fix of io_uring.setup",
-        ),
+        None => question.unknown("not tried: there is no ring", after("io_uring.setup")),
         Some(Ok(true)) => question.ok("read"),
         Some(Ok(false)) => {
             question.unknown("not served by this file system or its disk; others were not tried", fix)
