@@ -9,14 +9,12 @@ use tidegate::core::engine::{AddressSpace, Cancel, Flush, Operation, Outcome, Pu
 use tidegate::p2p::Backend;
 use tidegate::p2p::backend::Registers;
 use tidegate::p2p::device::{Claim, DmaMemory, Driver, DriverError, Resources};
-use tidegate::p2p::engine::code;
+use tidegate::p2p::engine::{Patrol, code};
 
 /// How long `open` waits for a device that a former owner left running.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Looks at the device before a dropped engine leaks what it may touch.
 const LAST_LOOKS: u32 = 1000;
-/// After so many polls in vain the device is looked at: one that is gone says nothing.
-const PATROL: u32 = 1 << 16;
 /// Most bytes that a flush reads.
 const FLUSH: u64 = 8;
 
@@ -65,7 +63,7 @@ impl<B: Backend> Driver<B> for RingDma {
             slots,
             refused: VecDeque::with_capacity(self.entries as usize),
             flush: None,
-            quiet_polls: 0,
+            patrol: Patrol::default(),
             state: State::Running,
             trouble: None,
             hold: Some(Hold { ring, scratch, _claim: claim }),
@@ -91,7 +89,7 @@ pub struct RingDmaEngine<B: Backend> {
     refused: VecDeque<u32>,
     /// The descriptor of the flush under way.
     flush: Option<u32>,
-    quiet_polls: u32,
+    patrol: Patrol,
     state: State,
     /// What new operations end with.
     trouble: Option<u16>,
@@ -162,7 +160,7 @@ impl<B: Backend> RingDmaEngine<B> {
     }
 
     #[cold]
-    fn patrol(&mut self) {
+    fn look(&mut self) {
         match self.bar.read32(sheet::STATUS) {
             u32::MAX => self.trouble = Some(code::GONE),
             status if status & sheet::RUNNING == 0 && self.state == State::Running => {
@@ -236,14 +234,9 @@ unsafe impl<B: Backend> Engine for RingDmaEngine<B> {
         if !self.refused.is_empty() {
             self.end_refused(sink);
         }
-        if found || self.outstanding() == 0 {
-            self.quiet_polls = 0;
-            return;
-        }
-        self.quiet_polls += 1;
-        if self.quiet_polls >= PATROL {
-            self.quiet_polls = 0;
-            self.patrol();
+        let alive = found || self.outstanding() == 0;
+        if self.patrol.is_due(alive) {
+            self.look();
         }
     }
 
@@ -274,7 +267,8 @@ unsafe impl<B: Backend> Engine for RingDmaEngine<B> {
         hold.ring.restart();
         self.slots.fill(Slot::Nothing);
         self.refused.clear();
-        (self.flush, self.quiet_polls, self.trouble) = (None, 0, None);
+        self.patrol = Patrol::default();
+        (self.flush, self.trouble) = (None, None);
         if !self.start() {
             return false;
         }

@@ -36,13 +36,17 @@
 pub mod conformance;
 
 pub mod edu;
+mod held;
 pub mod igb;
 mod kinds;
 pub mod nvme;
+mod patrol;
 pub mod softnic;
 mod window;
 
+pub use held::Held;
 pub use kinds::{Id, KINDS, Kind, kind_of};
+pub use patrol::Patrol;
 
 use tidegate_core::engine::Target;
 #[cfg(doc)]

@@ -8,8 +8,7 @@ use super::ring::{Ring, Slot};
 use super::{Igb, LONGEST, PIECES, SHORTEST, TOO_LONG};
 use crate::backend::Backend;
 use crate::device::{Claim, DmaMemory, DriverError, Resources};
-use crate::engine::code;
-use std::collections::VecDeque;
+use crate::engine::{Held, Patrol, code};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_core::engine::{
@@ -25,8 +24,6 @@ const SETTLE: Duration = Duration::from_micros(100);
 const STUCK: Duration = Duration::from_millis(100);
 /// How long a dropped engine looks whether its queue has stopped, before it leaks its memory.
 const LAST_LOOKS: Duration = Duration::from_millis(2);
-/// After so many polls without a completion the queue's registers are read once: a device that is gone says nothing.
-const PATROL: u32 = 1 << 16;
 /// Room for headers that nobody asked for.
 const SCRATCH: u64 = 4096;
 
@@ -41,10 +38,8 @@ pub struct IgbEngine<B: Backend> {
     /// The last receive's frame goes on in the next one's buffer.
     continued: bool,
     /// Behind a fence, or refused; oldest first.
-    held: VecDeque<(u32, Operation)>,
-    /// Of them, how many the doorbell rang for.
-    held_rung: usize,
-    quiet_polls: u32,
+    held: Held,
+    patrol: Patrol,
     state: State,
     /// What new operations end with.
     trouble: Option<u16>,
@@ -93,9 +88,8 @@ impl<B: Backend> IgbEngine<B> {
             config,
             transmit: Ring::new(bytes, entries),
             continued: false,
-            held: VecDeque::with_capacity(entries as usize),
-            held_rung: 0,
-            quiet_polls: 0,
+            held: Held::with_room(entries as usize),
+            patrol: Patrol::default(),
             state: State::Stopped,
             trouble: None,
             resets: 0,
@@ -203,8 +197,8 @@ impl<B: Backend> IgbEngine<B> {
     fn release(&mut self, mut sink: Option<&mut Sink<'_>>) {
         // Descriptors that no doorbell rang for yet leave with theirs.
         let all_rung = self.transmit.is_rung() && self.receive.as_ref().is_none_or(Ring::is_rung);
-        while self.held_rung > 0 && matches!(self.state, State::Running | State::Starting) {
-            let Some((index, op)) = self.held.front().copied() else { break };
+        while matches!(self.state, State::Running | State::Starting) {
+            let Some((index, op)) = self.held.first() else { break };
             if self.trouble.is_some() || op == Operation::Fence {
                 let outcome = self.trouble.map_or(Outcome::Done, Outcome::Device);
                 let Some(sink) = sink.as_deref_mut().filter(|sink| sink.room() > 0) else { break };
@@ -215,8 +209,7 @@ impl<B: Backend> IgbEngine<B> {
             } else if !self.post(index, &op) {
                 break;
             }
-            self.held.pop_front();
-            self.held_rung -= 1;
+            self.held.pop();
         }
         if all_rung {
             self.ring();
@@ -262,7 +255,7 @@ impl<B: Backend> IgbEngine<B> {
 
     /// Looks at the queue: a completion is long in coming.
     #[cold]
-    fn patrol(&mut self) {
+    fn look(&mut self) {
         match self.port.is_off(&self.transmit) {
             None => self.trouble = Some(code::GONE),
             Some(true) if self.state == State::Running => self.trouble = Some(code::FAILED),
@@ -321,7 +314,7 @@ unsafe impl<B: Backend> Engine for IgbEngine<B> {
         if self.held.len() >= self.transmit.entries() as usize {
             return Push::Full;
         }
-        self.held.push_back((index, *op));
+        self.held.push(index, op);
         Push::Taken
     }
 
@@ -340,7 +333,7 @@ unsafe impl<B: Backend> Engine for IgbEngine<B> {
         }
         if self.trouble.is_some() && self.held.len() < self.transmit.entries() as usize {
             // Ended by `release`, whatever it is.
-            self.held.push_back((index, Operation::Fence));
+            self.held.push(index, &Operation::Fence);
             return Push::Taken;
         }
         let posted = self.held.is_empty()
@@ -354,8 +347,7 @@ unsafe impl<B: Backend> Engine for IgbEngine<B> {
     /// One register write for each ring that has news.
     #[inline]
     fn doorbell(&mut self) {
-        if self.held_rung != self.held.len() {
-            self.held_rung = self.held.len();
+        if self.held.ring() {
             self.release(None);
         }
         self.ring();
@@ -368,17 +360,12 @@ unsafe impl<B: Backend> Engine for IgbEngine<B> {
         }
         let received = self.receive(sink);
         let found = self.sent(sink) || received;
-        if self.held_rung > 0 {
+        if self.held.is_rung() {
             self.release(Some(sink));
         }
-        if found || self.outstanding() == 0 {
-            self.quiet_polls = 0;
-            return;
-        }
-        self.quiet_polls += 1;
-        if self.quiet_polls >= PATROL {
-            self.quiet_polls = 0;
-            self.patrol();
+        let alive = found || self.outstanding() == 0;
+        if self.patrol.is_due(alive) {
+            self.look();
         }
     }
 
@@ -416,7 +403,8 @@ unsafe impl<B: Backend> Engine for IgbEngine<B> {
             return false;
         }
         self.held.clear();
-        (self.held_rung, self.quiet_polls, self.trouble, self.continued) = (0, 0, None, false);
+        self.patrol = Patrol::default();
+        (self.trouble, self.continued) = (None, false);
         self.receive.iter_mut().for_each(Ring::restart);
         self.transmit.restart();
         self.begin();

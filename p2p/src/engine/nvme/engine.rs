@@ -10,8 +10,6 @@ use tidegate_core::{Engine, OpKind};
 
 /// How often a dropped engine looks whether its queues have gone, before it leaks its memory.
 const LAST_LOOKS: u32 = 1000;
-/// After so many polls without a completion the controller is looked at: one that is gone says nothing.
-const PATROL: u32 = 1 << 16;
 
 // SAFETY: 1. commands are made of operands by `translate` and `push_list` (their lists lie in the operation's own area), or
 // name memory of `hold`; a read-back reads a window that its caller keeps. No two engines share a queue (`Claim`).
@@ -51,7 +49,7 @@ unsafe impl<B: Backend> Engine for NvmeEngine<B> {
         let waits = self.waits();
         match posting {
             Some(posting) if !waits => self.post(index, posting),
-            _ => self.held.push_back((index, *op)),
+            _ => self.held.push(index, op),
         }
         Push::Taken
     }
@@ -84,8 +82,8 @@ unsafe impl<B: Backend> Engine for NvmeEngine<B> {
     /// One register write, if anything is new.
     #[inline]
     fn doorbell(&mut self) {
-        if self.held_rung != self.held.len() || self.checks_rung != self.checks.len() {
-            (self.held_rung, self.checks_rung) = (self.held.len(), self.checks.len());
+        if self.held.ring() | (self.checks_rung != self.checks.len()) {
+            self.checks_rung = self.checks.len();
             self.turn(None);
         }
         if let Some(hold) = self.hold.as_mut().filter(|_| self.state == State::Running) {
@@ -106,20 +104,16 @@ unsafe impl<B: Backend> Engine for NvmeEngine<B> {
                 hold.pair.consume(&self.bar);
             }
         }
-        if self.held_rung + self.checks_rung > 0
+        if self.held.is_rung()
+            || self.checks_rung > 0
             || self.check.is_some()
             || matches!(self.state, State::Starting(_))
         {
             self.turn(Some(sink));
         }
-        if found || self.is_idle() {
-            self.quiet_polls = 0;
-            return;
-        }
-        self.quiet_polls += 1;
-        if self.quiet_polls >= PATROL {
-            self.quiet_polls = 0;
-            self.patrol();
+        let alive = found || self.is_idle();
+        if self.patrol.is_due(alive) {
+            self.look();
         }
     }
 
@@ -158,7 +152,7 @@ impl<B: Backend> NvmeEngine<B> {
 
     /// Looks at the controller: a completion is long in coming.
     #[cold]
-    fn patrol(&mut self) {
+    fn look(&mut self) {
         if self.state != State::Running {
             return;
         }

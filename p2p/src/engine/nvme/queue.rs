@@ -12,7 +12,7 @@ use super::power::{Start, State};
 use super::{DEALLOCATE, Fences, MOST_BYTES, MOST_RANGES, Nvme};
 use crate::backend::Backend;
 use crate::device::{Claim, DmaMemory, DriverError, Resources};
-use crate::engine::code;
+use crate::engine::{Held, Patrol, code};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tidegate_core::OpKind;
@@ -48,9 +48,7 @@ pub struct NvmeEngine<B: Backend> {
     /// Commands of core's that are out.
     pub(super) out: usize,
     /// Behind a fence, refused, or before the queues are there; oldest first.
-    pub(super) held: VecDeque<(u32, Operation)>,
-    /// Of them, how many the doorbell rang for.
-    pub(super) held_rung: usize,
+    pub(super) held: Held,
     /// The Flush of a fence is out, and what is held is behind it.
     pub(super) flushing: bool,
     /// Read-backs that wait, and how many of them the doorbell rang for.
@@ -63,7 +61,7 @@ pub struct NvmeEngine<B: Backend> {
     /// The block that was learned.
     pub(super) learned: Box<[u8]>,
     pub(super) known: Known,
-    pub(super) quiet_polls: u32,
+    pub(super) patrol: Patrol,
     pub(super) state: State,
     /// How often the controller had stopped when the queues were made.
     pub(super) life: u32,
@@ -141,8 +139,7 @@ impl<B: Backend> NvmeEngine<B> {
             pointers,
             slots: vec![Slot::default(); slots].into_boxed_slice(),
             out: 0,
-            held: VecDeque::with_capacity(slots),
-            held_rung: 0,
+            held: Held::with_room(slots),
             flushing: false,
             checks: VecDeque::with_capacity(slots),
             checks_rung: 0,
@@ -150,7 +147,7 @@ impl<B: Backend> NvmeEngine<B> {
             check_serial: 0,
             learned: vec![0; namespace.block as usize].into_boxed_slice(),
             known: Known::default(),
-            quiet_polls: 0,
+            patrol: Patrol::default(),
             state: State::Starting(Start::Controller),
             life: controller.stops(),
             trouble: None,
@@ -333,8 +330,7 @@ impl<B: Backend> NvmeEngine<B> {
 
     /// Moves on what was held back and may go now. `sink`: for fences, and for what is refused.
     fn release(&mut self, mut sink: Option<&mut Sink<'_>>) {
-        while self.held_rung > 0 {
-            let Some((index, op)) = self.held.front().copied() else { break };
+        while let Some((index, op)) = self.held.first() {
             if let Some(code) = self.trouble {
                 let Some(sink) = sink.as_deref_mut().filter(|sink| sink.room() > 0) else { break };
                 sink.complete(index, Outcome::Device(code), 0);
@@ -354,8 +350,7 @@ impl<B: Backend> NvmeEngine<B> {
             } else if let Some(posting) = self.translate(index, &op) {
                 self.post(index, posting);
             }
-            self.held.pop_front();
-            self.held_rung -= 1;
+            self.held.pop();
         }
     }
 
@@ -425,7 +420,8 @@ impl<B: Backend> NvmeEngine<B> {
         self.slots.iter_mut().for_each(|slot| slot.work = Work::Nothing);
         self.held.clear();
         self.checks.clear();
-        (self.out, self.held_rung, self.checks_rung, self.quiet_polls) = (0, 0, 0, 0);
+        self.patrol = Patrol::default();
+        (self.out, self.checks_rung) = (0, 0);
         (self.flushing, self.check, self.trouble) = (false, None, None);
         if let Some(hold) = &mut self.hold {
             hold.pair.restart();

@@ -17,12 +17,11 @@ mod conformance;
 mod ring;
 
 use super::window::{Proof, Windows};
-use super::{code, overlap};
+use super::{Held, Patrol, code, overlap};
 use crate::backend::{Backend, Registers};
 use crate::device::{Claim, Driver, DriverError, Resources};
 use abi::{Completion, Descriptor, Opcode, Status};
 use ring::Rings;
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tidegate_core::Engine;
 use tidegate_core::engine::{AddressSpace, Cancel, Operation, Outcome, Push, Sink, Target};
@@ -31,8 +30,6 @@ use tidegate_core::engine::{AddressSpace, Cancel, Operation, Outcome, Push, Sink
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a dropped engine looks whether its queue has stopped, before it leaks its memory.
 const LAST_LOOKS: u32 = 1000;
-/// After so many polls without a completion the queue's status is read once: a device that is gone says nothing.
-const PATROL: u32 = 1 << 16;
 /// Bits of a descriptor's index that name the ring entry; the rest is the serial number.
 const INDEX_BITS: u32 = abi::MAX_RING.trailing_zeros();
 /// No ring entry: core counts such a completion as spurious.
@@ -88,11 +85,10 @@ impl<B: Backend> Driver<B> for SoftNic {
         let engine = SoftNicEngine {
             registers,
             slots: vec![Slot::default(); entries as usize].into_boxed_slice(),
-            held: VecDeque::with_capacity(entries as usize),
-            held_rung: 0,
+            held: Held::with_room(entries as usize),
             serial: 0,
             rung: 0,
-            quiet_polls: 0,
+            patrol: Patrol::default(),
             windows: Windows::default(),
             state: State::Running,
             trouble: None,
@@ -135,13 +131,11 @@ pub struct SoftNicEngine<B: Backend> {
     /// By the index that core gave.
     slots: Box<[Slot]>,
     /// Behind a fence, or refused; oldest first.
-    held: VecDeque<(u32, Operation)>,
-    /// Of them, how many the doorbell rang for.
-    held_rung: usize,
+    held: Held,
     serial: u32,
     /// The doorbell rang for so many descriptors.
     rung: u32,
-    quiet_polls: u32,
+    patrol: Patrol,
     windows: Windows,
     state: State,
     /// What new operations end with.
@@ -253,8 +247,8 @@ impl<B: Backend> SoftNicEngine<B> {
     fn release(&mut self, mut sink: Option<&mut Sink<'_>>) {
         // Descriptors that no doorbell rang for yet leave with theirs.
         let all_rung = self.hold.as_ref().is_some_and(|(rings, _)| rings.posted() == self.rung);
-        while self.held_rung > 0 && self.state == State::Running {
-            let Some((index, op)) = self.held.front().copied() else { break };
+        while self.state == State::Running {
+            let Some((index, op)) = self.held.first() else { break };
             if let Some(code) = self.trouble {
                 let Some(sink) = sink.as_deref_mut().filter(|sink| sink.room() > 0) else { break };
                 sink.complete(index, Outcome::Device(code), 0);
@@ -267,8 +261,7 @@ impl<B: Backend> SoftNicEngine<B> {
             } else if let Some(posting) = self.translate(&op) {
                 self.post(index, posting);
             }
-            self.held.pop_front();
-            self.held_rung -= 1;
+            self.held.pop();
         }
         if all_rung {
             self.ring();
@@ -341,7 +334,7 @@ impl<B: Backend> SoftNicEngine<B> {
 
     /// Looks at the queue's status: a completion is long in coming.
     #[cold]
-    fn patrol(&mut self) {
+    fn look(&mut self) {
         let status = self.registers.read(abi::QUEUE_STATUS);
         let well = status & abi::QUEUE_STATUS_ENABLED != 0 && status & abi::QUEUE_STATUS_FAILED == 0;
         match status {
@@ -380,7 +373,7 @@ unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
         let waits = !self.held.is_empty() && !matches!(op, Operation::ReadBack { .. });
         match posting {
             Some(posting) if !waits && self.trouble.is_none() => self.post(index, posting),
-            _ => self.held.push_back((index, *op)),
+            _ => self.held.push(index, op),
         }
         Push::Taken
     }
@@ -388,8 +381,7 @@ unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
     /// One register write, if anything is new.
     #[inline]
     fn doorbell(&mut self) {
-        if self.held_rung != self.held.len() {
-            self.held_rung = self.held.len();
+        if self.held.ring() {
             self.release(None);
         }
         self.ring();
@@ -403,17 +395,12 @@ unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
             found = true;
             self.finish(&completion, sink);
         }
-        if self.held_rung > 0 {
+        if self.held.is_rung() {
             self.release(Some(sink));
         }
-        if found || self.outstanding() == 0 {
-            self.quiet_polls = 0;
-            return;
-        }
-        self.quiet_polls += 1;
-        if self.quiet_polls >= PATROL {
-            self.quiet_polls = 0;
-            self.patrol();
+        let alive = found || self.outstanding() == 0;
+        if self.patrol.is_due(alive) {
+            self.look();
         }
     }
 
@@ -449,7 +436,8 @@ unsafe impl<B: Backend> Engine for SoftNicEngine<B> {
             self.spoil(work.unwrap_or_default());
         }
         self.held.clear();
-        (self.held_rung, self.rung, self.quiet_polls, self.trouble) = (0, 0, 0, None);
+        self.patrol = Patrol::default();
+        (self.rung, self.trouble) = (0, None);
         if let Some((rings, _)) = &mut self.hold {
             rings.restart();
         }
