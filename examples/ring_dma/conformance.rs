@@ -6,8 +6,7 @@ use tidegate::core::{Cause, Deadline, Op, Status};
 use tidegate::p2p::device::{DeviceError, Driver, DriverError, Resources};
 use tidegate::p2p::soft::{Builder, FaultKind, Soft};
 use tidegate::p2p::{Backend, PciAddress};
-use tidegate_p2p::engine::conformance::carry::copies;
-use tidegate_p2p::engine::conformance::rig::{AT_ONCE, Piece, Rig, pattern};
+use tidegate_p2p::engine::conformance::rig::{AT_ONCE, Rig, pattern};
 use tidegate_p2p::engine::conformance::soft::{DEVICE, SEEDS, rig};
 use tidegate_p2p::engine::conformance::{Subject, bytes};
 
@@ -29,22 +28,6 @@ impl Subject for RingDma {
         let host = rig.host(0, 8).span;
         let others = [Op::read(0, host), Op::write(host, 0), Op::fill(host, 1)];
         bytes::copies_onto_themselves(rig).into_iter().chain(others).collect()
-    }
-
-    fn stock<B: Backend>(rig: &mut Rig<B, Self>, n: u64, bytes: &[u8]) {
-        copies::stock(rig, n, bytes);
-    }
-
-    fn load<B: Backend>(rig: &mut Rig<B, Self>, n: u64, to: Piece) -> Op {
-        copies::load(rig, n, to)
-    }
-
-    fn store<B: Backend>(rig: &mut Rig<B, Self>, from: Piece, n: u64) -> Op {
-        copies::store(rig, from, n)
-    }
-
-    fn stored<B: Backend>(rig: &mut Rig<B, Self>, n: u64, len: u64) -> Vec<u8> {
-        copies::stored(rig, n, len)
     }
 }
 

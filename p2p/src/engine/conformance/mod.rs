@@ -26,11 +26,11 @@
 // The tests themselves: public for what the macros expand to.
 #[doc(hidden)]
 pub mod bytes;
-pub mod carry;
 #[doc(hidden)]
 pub mod ends;
 #[cfg(test)]
 pub(super) mod guest;
+pub mod medium;
 #[doc(hidden)]
 pub mod proofs;
 pub mod rig;

@@ -1,6 +1,6 @@
 //! What an engine says of itself to be tested.
 
-use super::rig::{Piece, Rig};
+use super::rig::{PLACE, Piece, Rig};
 use crate::backend::Backend;
 use crate::device::Driver;
 use crate::pci::PciAddress;
@@ -9,7 +9,8 @@ use tidegate_core::Op;
 use tidegate_core::drain::FlushUsed;
 
 /// An engine under test. Bytes come from numbered *places* (0 to 63) and go to them; what a place is, is the engine's
-/// business: memory for one that copies, blocks of its medium, frames on its wire. [`super::carry`] has the common ones.
+/// business: memory for one that copies (what the four methods below do if they are left alone), blocks of its medium
+/// ([`super::medium`] has them), frames on its wire.
 pub trait Subject: Sized + 'static {
     /// Its name; of an engine of this crate, that in [`crate::engine::KINDS`].
     const NAME: &'static str;
@@ -38,7 +39,10 @@ pub trait Subject: Sized + 'static {
     /// Makes place `n` hold `bytes`, for one [`Subject::load`] at least.
     fn stock<B: Backend>(rig: &mut Rig<B, Self>, n: u64, bytes: &[u8])
     where
-        Self: On<B>;
+        Self: On<B>,
+    {
+        rig.shelf.write(n * PLACE, bytes).expect("a place of the shelf");
+    }
     /// Empties all places. Called where operations were withdrawn: who knows what of the stock is left, and the next load must
     /// not get it. For engines whose places are taken from in the order of stocking; of others nothing is left over.
     fn clear<B: Backend>(rig: &mut Rig<B, Self>)
@@ -50,15 +54,24 @@ pub trait Subject: Sized + 'static {
     /// Brings as many bytes as `to` is long from place `n`.
     fn load<B: Backend>(rig: &mut Rig<B, Self>, n: u64, to: Piece) -> Op
     where
-        Self: On<B>;
+        Self: On<B>,
+    {
+        Op::copy(rig.place(n, to.len).span, to.span)
+    }
     /// Takes the bytes of `from` to place `n`.
     fn store<B: Backend>(rig: &mut Rig<B, Self>, from: Piece, n: u64) -> Op
     where
-        Self: On<B>;
+        Self: On<B>,
+    {
+        Op::copy(from.span, rig.place(n, from.len).span)
+    }
     /// What the last [`Subject::store`] took to place `n`.
     fn stored<B: Backend>(rig: &mut Rig<B, Self>, n: u64, len: u64) -> Vec<u8>
     where
-        Self: On<B>;
+        Self: On<B>,
+    {
+        rig.read_place(n, len)
+    }
 }
 
 /// A subject that runs on a backend. Implemented by itself.

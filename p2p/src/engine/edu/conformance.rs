@@ -3,8 +3,7 @@
 use super::{Edu, abi};
 use crate::backend::Backend;
 use crate::device::{DeviceError, DriverError};
-use crate::engine::conformance::carry::copies;
-use crate::engine::conformance::rig::{Piece, Rig};
+use crate::engine::conformance::rig::Rig;
 use crate::engine::conformance::soft::{DEVICE, DroppedAtWork, SEEDS, rig};
 use crate::engine::conformance::{Subject, bytes};
 use crate::pci::PciAddress;
@@ -30,22 +29,6 @@ impl Subject for Edu {
         let host = rig.host(0, 8).span;
         let medium = [Op::read(0, host), Op::write(host, 0)];
         bytes::copies_onto_themselves(rig).into_iter().chain(medium).collect()
-    }
-
-    fn stock<B: Backend>(rig: &mut Rig<B, Self>, n: u64, bytes: &[u8]) {
-        copies::stock(rig, n, bytes);
-    }
-
-    fn load<B: Backend>(rig: &mut Rig<B, Self>, n: u64, to: Piece) -> Op {
-        copies::load(rig, n, to)
-    }
-
-    fn store<B: Backend>(rig: &mut Rig<B, Self>, from: Piece, n: u64) -> Op {
-        copies::store(rig, from, n)
-    }
-
-    fn stored<B: Backend>(rig: &mut Rig<B, Self>, n: u64, len: u64) -> Vec<u8> {
-        copies::stored(rig, n, len)
     }
 }
 

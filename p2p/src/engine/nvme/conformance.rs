@@ -4,9 +4,8 @@
 use super::{Nvme, NvmeEngine};
 use crate::backend::Backend;
 use crate::device::{Driver, DriverError, Resources};
-use crate::engine::conformance::carry::medium;
 use crate::engine::conformance::rig::{Piece, Rig};
-use crate::engine::conformance::{On, Subject};
+use crate::engine::conformance::{On, Subject, medium};
 use crate::pci::PciAddress;
 use crate::soft::Builder;
 use crate::soft::device::nvme::{self as model, Lists};

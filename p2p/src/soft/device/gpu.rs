@@ -1,6 +1,6 @@
 //! A GPU as a target: VRAM and an MSI-X table behind memory BARs, and a few registers.
 
-use super::{Action, DeviceModel, Reply, Turn};
+use super::{Action, DeviceModel, Reply, Turn, read_halves, write_halves};
 
 /// Registers of the GPU, in BAR 2.
 pub mod gpu_register {
@@ -65,15 +65,11 @@ impl Gpu {
 
 impl DeviceModel for Gpu {
     fn read(&mut self, _bar: u8, at: u64, width: u8) -> u64 {
-        let low = u64::from(self.read32(at));
-        if width == 8 { low | u64::from(self.read32(at + 4)) << 32 } else { low }
+        read_halves(at, width, |at| self.read32(at))
     }
 
     fn write(&mut self, _bar: u8, at: u64, width: u8, value: u64) {
-        self.write32(at, value as u32);
-        if width == 8 {
-            self.write32(at + 4, (value >> 32) as u32);
-        }
+        write_halves(at, width, value, |at, half| self.write32(at, half));
     }
 
     fn next(&mut self, _turn: Turn<'_>) -> Option<Action> {

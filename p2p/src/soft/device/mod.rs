@@ -53,6 +53,20 @@ pub trait DeviceModel: Send + 'static {
     fn misbehave(&mut self, _fault: FaultKind) {}
 }
 
+/// A read of registers that have 32 bits each, by `width` bytes: the low half first.
+pub(super) fn read_halves(at: u64, width: u8, mut read: impl FnMut(u64) -> u32) -> u64 {
+    let low = u64::from(read(at));
+    if width == 8 { low | u64::from(read(at + 4)) << 32 } else { low }
+}
+
+/// A write of registers that have 32 bits each, by `width` bytes: the low half first.
+pub(super) fn write_halves(at: u64, width: u8, value: u64, mut write: impl FnMut(u64, u32)) {
+    write(at, value as u32);
+    if width == 8 {
+        write(at + 4, (value >> 32) as u32);
+    }
+}
+
 /// The bytes of a device's own memory BAR, as the device reaches them.
 #[derive(Debug, Clone)]
 pub struct OwnMemory(pub(super) Memory);

@@ -12,7 +12,7 @@ mod tests;
 mod transmit;
 
 use super::wire::Wire;
-use super::{Action, DeviceModel, Reply, Turn};
+use super::{Action, DeviceModel, Reply, Turn, read_halves, write_halves};
 use crate::backend::ResetMethod;
 use crate::soft::Description;
 use crate::soft::record::FaultKind;
@@ -312,15 +312,11 @@ impl Igb {
 
 impl DeviceModel for Igb {
     fn read(&mut self, _bar: u8, at: u64, width: u8) -> u64 {
-        let low = u64::from(self.read32(at));
-        if width == 8 { low | u64::from(self.read32(at + 4)) << 32 } else { low }
+        read_halves(at, width, |at| self.read32(at))
     }
 
     fn write(&mut self, _bar: u8, at: u64, width: u8, value: u64) {
-        self.write32(at, value as u32);
-        if width == 8 {
-            self.write32(at + 4, (value >> 32) as u32);
-        }
+        write_halves(at, width, value, |at, half| self.write32(at, half));
     }
 
     fn next(&mut self, mut turn: Turn<'_>) -> Option<Action> {

@@ -21,7 +21,7 @@ mod work;
 pub use disk::Disk;
 pub use walk::Lists;
 
-use super::{Action, DeviceModel, OwnMemory, Reply, Turn};
+use super::{Action, DeviceModel, OwnMemory, Reply, Turn, read_halves, write_halves};
 use crate::backend::ResetMethod;
 use crate::soft::chance::Chance;
 use crate::soft::description::Description;
@@ -378,15 +378,11 @@ impl Nvme {
 
 impl DeviceModel for Nvme {
     fn read(&mut self, _bar: u8, at: u64, width: u8) -> u64 {
-        let low = u64::from(self.read32(at));
-        if width == 8 { low | u64::from(self.read32(at + 4)) << 32 } else { low }
+        read_halves(at, width, |at| self.read32(at))
     }
 
     fn write(&mut self, _bar: u8, at: u64, width: u8, value: u64) {
-        self.write32(at, value as u32);
-        if width == 8 {
-            self.write32(at + 4, (value >> 32) as u32);
-        }
+        write_halves(at, width, value, |at, half| self.write32(at, half));
     }
 
     fn next(&mut self, turn: Turn<'_>) -> Option<Action> {

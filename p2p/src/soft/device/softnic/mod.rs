@@ -3,7 +3,7 @@
 mod queue;
 
 use super::wire::Wire;
-use super::{Action, DeviceModel, Reply, Turn};
+use super::{Action, DeviceModel, Reply, Turn, read_halves, write_halves};
 use crate::engine::softnic::abi;
 use crate::soft::record::FaultKind;
 use queue::{Answer, Queue};
@@ -115,17 +115,11 @@ impl Nic {
 
 impl DeviceModel for Nic {
     fn read(&mut self, _bar: u8, at: u64, width: u8) -> u64 {
-        match width {
-            8 => u64::from(self.read32(at)) | u64::from(self.read32(at + 4)) << 32,
-            _ => u64::from(self.read32(at)),
-        }
+        read_halves(at, width, |at| self.read32(at))
     }
 
     fn write(&mut self, _bar: u8, at: u64, width: u8, value: u64) {
-        self.write32(at, value as u32);
-        if width == 8 {
-            self.write32(at + 4, (value >> 32) as u32);
-        }
+        write_halves(at, width, value, |at, half| self.write32(at, half));
     }
 
     fn next(&mut self, turn: Turn<'_>) -> Option<Action> {
