@@ -1,7 +1,8 @@
 //! Builds of our own library with something left out, as programs of their own.
 
+use crate::missing::Missing;
 use crate::probe::Probe;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::Round;
 use crate::stats::Sorted;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ pub mod goals;
 pub mod guest;
 pub mod ids;
 pub mod line;
+pub mod missing;
 mod noop;
 pub mod peers;
 pub mod probe;

@@ -2,8 +2,8 @@
 //! so that each comes with a fresh layout of its memory.
 
 use crate::clock::Clock;
-use crate::rig::Missing;
-use crate::shapes::{Blocks, Copies, Stretch, Turner, missing};
+use crate::missing::{Missing, missing};
+use crate::shapes::{Blocks, Copies, Stretch, Turner};
 use crate::stats::Sorted;
 use std::time::{Duration, Instant};
 use tidegate_core::Fabric;

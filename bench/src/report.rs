@@ -1,7 +1,7 @@
 //! From rounds to rows: ratios, the JSON, the tables.
 
 use crate::goals::{Against, Goal};
-use crate::rig::Missing;
+use crate::missing::Missing;
 use crate::round::Round;
 use crate::stats::Sorted;
 use serde_json::{Value, json};

@@ -3,21 +3,10 @@
 use crate::children::Children;
 use crate::clock::Clock;
 use crate::cpus;
+use crate::missing::Missing;
 use crate::peers::dpdk::Dpdk;
 use crate::peers::fio::Fio;
 use std::time::Duration;
-
-/// Why a figure is not there. It ends in the JSON as `"missing"`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
-
-impl Missing {
-    /// Because of this.
-    pub fn new(why: impl Into<String>) -> Missing {
-        Missing(why.into())
-    }
-}
 
 /// Measured with this.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! One round: every contender's figure once, in turn.
 
-use crate::rig::{Missing, Rig};
+use crate::missing::Missing;
+use crate::rig::Rig;
 use crate::stats::{Random, Sorted};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,6 @@
 //! Where the benches meet the parts of the core that they measure, in one place.
 
-use crate::rig::Missing;
-use crate::shapes::missing;
+use crate::missing::{Missing, missing};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;

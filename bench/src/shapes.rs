@@ -1,21 +1,13 @@
 //! What a poller does in its turn, in one place: the driver, the criterion benches and the child builds run these.
 
+use crate::missing::{Missing, Setup, missing};
 use crate::peers::memory::Pairs;
-use crate::rig::Missing;
 use crate::seams;
 use crate::{NoOp, stats::Random};
 use tidegate_core::engine::Engine;
 use tidegate_core::{
     Access, Backing, Channel, ChannelConfig, Completion, Fabric, Handle, Memory, Op, Region, Shared, Submit,
 };
-
-/// What can go wrong while a shape is set up.
-pub type Setup<T> = Result<T, Missing>;
-
-/// Any error as the reason of a missing figure.
-pub fn missing(error: impl std::fmt::Display) -> Missing {
-    Missing::new(error.to_string())
-}
 
 /// Largest burst of a turn.
 const MOST: usize = 32;

@@ -1,7 +1,6 @@
 //! Messages of TDISP as a device and a host meet them: what `ci/icount` counts and `ci/bench` times.
 
-use crate::rig::Missing;
-use crate::shapes::{Setup, missing};
+use crate::missing::{Missing, Setup, missing};
 use tidegate_tdisp::report::{
     BarWindow, InterfaceReport, MmioRange, RangeFlags, ReportError, ReportView, TagTable, Terms,
 };

@@ -2,10 +2,11 @@
 
 use super::Group;
 use crate::cpus::{Beat, beside};
+use crate::missing::{Missing, Setup, missing};
 use crate::peers::calls;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::Round;
-use crate::shapes::{Setup, Turner, missing};
+use crate::shapes::Turner;
 use crate::stats::Sorted;
 use std::sync::Arc;
 use tidegate_core::{Access, Cause, Deadline, Fabric, Memory, Region, Revocable, Shared};

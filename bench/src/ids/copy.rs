@@ -3,11 +3,12 @@
 #![expect(unsafe_code, reason = "calls our kernel by address, inside blocks that an arena checked")]
 
 use super::Group;
+use crate::missing::{Missing, Setup};
 use crate::peers::kernels::{Arena, Kernel};
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
 use crate::seams::Copier;
-use crate::shapes::{Blocks, Setup};
+use crate::shapes::Blocks;
 use crate::stats::Random;
 use std::cell::RefCell;
 

@@ -2,7 +2,8 @@
 
 use super::Group;
 use crate::cpus::beside;
-use crate::rig::{Missing, Rig};
+use crate::missing::Missing;
+use crate::rig::Rig;
 use crate::round::Round;
 use crate::stats::Sorted;
 use crossbeam_queue::ArrayQueue;

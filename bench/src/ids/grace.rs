@@ -2,12 +2,13 @@
 
 use super::Group;
 use crate::cpus::{Beat, beside};
+use crate::missing::{Missing, missing};
 use crate::peers::reclaim::{Crossbeam, Haphazard, Seize};
 use crate::peers::urcu;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::Round;
 use crate::seams;
-use crate::shapes::{Turner, missing};
+use crate::shapes::Turner;
 use tidegate_core::Fabric;
 
 /// Samples of a fast grace period, and of one that pays for an interrupt.

@@ -2,10 +2,11 @@
 
 use super::Group;
 use crate::children::{self, Ask};
+use crate::missing::{Missing, Setup, missing};
 use crate::probe::Probe;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
-use crate::shapes::{Blocks, Setup, Stretch, Turner, missing};
+use crate::shapes::{Blocks, Stretch, Turner};
 use crate::stats::Sorted;
 use tidegate_core::Fabric;
 

@@ -14,7 +14,8 @@ mod tdisp;
 mod uring;
 mod worker;
 
-use crate::rig::{Missing, Rig};
+use crate::missing::Missing;
+use crate::rig::Rig;
 use crate::round::Round;
 
 /// A group of ids that are measured together.

@@ -1,10 +1,11 @@
 //! pin: entering and leaving a section, epoch unchanged.
 
 use super::Group;
+use crate::missing::{Missing, Setup, missing};
 use crate::peers::urcu;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
-use crate::shapes::{Setup, Turner, missing};
+use crate::shapes::Turner;
 use arc_swap::ArcSwap;
 use std::hint::black_box;
 use tidegate_core::Fabric;

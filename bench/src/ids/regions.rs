@@ -2,9 +2,9 @@
 
 use super::Group;
 use crate::NoOp;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup, missing};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
-use crate::shapes::{Setup, missing};
 use crate::stats::Random;
 use std::hint::black_box;
 use tidegate_core::{

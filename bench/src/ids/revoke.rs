@@ -3,10 +3,11 @@
 use super::Group;
 use crate::cpus::{Beat, beside};
 use crate::line;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup, missing};
+use crate::rig::Rig;
 use crate::round::Round;
 use crate::seams;
-use crate::shapes::{Blocks, Copies, Setup, Stretch, missing};
+use crate::shapes::{Blocks, Copies, Stretch};
 use crate::stats::{Random, Sorted};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,9 +2,10 @@
 
 use super::Group;
 use crate::NoOp;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup, missing};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
-use crate::shapes::{Setup, Turner, missing};
+use crate::shapes::Turner;
 use tidegate_core::{Channel, ChannelConfig, Fabric};
 
 /// A fabric with one busy channel and some idle ones.

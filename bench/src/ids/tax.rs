@@ -2,8 +2,9 @@
 
 use super::Group;
 use crate::children::{self, Ask};
+use crate::missing::Missing;
 use crate::probe::Probe;
-use crate::rig::{Missing, Rig};
+use crate::rig::Rig;
 use crate::round::Round;
 
 pub(super) struct Tax;

@@ -1,9 +1,9 @@
 //! tdisp: a message parsed and checked, a report made a table of tags; against a copy of the same bytes.
 
 use super::Group;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
-use crate::shapes::Setup;
 use crate::tdisp::{self, Lock};
 use std::hint::black_box;
 use tidegate_tdisp::report::{TagTable, Terms};

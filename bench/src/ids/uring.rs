@@ -5,10 +5,10 @@
 )]
 
 use super::Group;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup, missing};
+use crate::rig::Rig;
 use crate::round::{Contender, Round};
 use crate::seams;
-use crate::shapes::{Setup, missing};
 use crate::stats::{Random, Sorted};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::fs::File;

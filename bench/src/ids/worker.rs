@@ -1,10 +1,11 @@
 //! worker, worker-copy, copy-cold: operations done by a thread on the other core, against dma_skeleton.
 
 use super::Group;
-use crate::rig::{Missing, Rig};
+use crate::missing::{Missing, Setup};
+use crate::rig::Rig;
 use crate::round::{Contender, Round, Run};
 use crate::seams;
-use crate::shapes::{Blocks, Copies, Setup, Stretch};
+use crate::shapes::{Blocks, Copies, Stretch};
 
 /// In flight when pipelined: four bursts.
 const PIPELINED: u32 = 128;

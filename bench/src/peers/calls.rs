@@ -2,7 +2,7 @@
 //! signal, whose handler counts it and makes the call.
 #![expect(unsafe_code, reason = "prctl, sigaction and a signal's context; the tests below count real calls")]
 
-use crate::rig::Missing;
+use crate::missing::Missing;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static SEEN: AtomicU64 = AtomicU64::new(0);

@@ -3,7 +3,7 @@
 
 use super::memory::{Pair, Pairs};
 use super::shim;
-use crate::rig::Missing;
+use crate::missing::Missing;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::marker::PhantomData;

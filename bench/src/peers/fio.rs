@@ -1,6 +1,6 @@
 //! fio as a program: its report is read, its job is the same shape as ours.
 
-use crate::rig::Missing;
+use crate::missing::Missing;
 use std::path::Path;
 use std::process::Command;
 

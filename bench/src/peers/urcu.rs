@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "calls the shim; every run of `pin` and `grace-idle` exercises it")]
 
 use super::shim;
-use crate::rig::Missing;
+use crate::missing::Missing;
 use std::marker::PhantomData;
 
 shim!("liburcu" {
