@@ -2,7 +2,7 @@
 
 use crate::Cause;
 use crate::channel::{NO_REGION, Names};
-use crate::region::table::word;
+use crate::region::slot::word;
 use crate::region::{Generation, RawSpan};
 use crate::tag::{Declassified, FlowsTo, RegionTag, Tag};
 use std::any::TypeId;

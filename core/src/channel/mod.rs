@@ -35,7 +35,7 @@ use crate::engine::{AddressSpace, Engine, Target};
 use crate::epoch::{Line, announce_thread, this_thread};
 use crate::fabric::{Poller, Shared};
 use crate::op::{Completion, Ticket};
-use crate::region::table::word;
+use crate::region::slot::word;
 use crate::sync::{AtomicU64, Cell, Ordering, cell_mut, mutated, order};
 use crate::{Cause, Deadline};
 use crossbeam_utils::CachePadded;

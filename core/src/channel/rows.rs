@@ -1,7 +1,7 @@
 //! What a channel did with each region: a small table of its own, one writer, any readers.
 
 use crate::channel::NO_REGION;
-use crate::region::table::word;
+use crate::region::slot::word;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Regions that a channel counts one by one.

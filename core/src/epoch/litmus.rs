@@ -9,7 +9,8 @@
 
 use super::{Barrier, BarrierMode, Epoch, Grace, Line, Lines};
 use crate::region::Class;
-use crate::region::table::{Place, Table, word};
+use crate::region::slot::word;
+use crate::region::table::{Place, Table};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

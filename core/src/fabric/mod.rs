@@ -25,7 +25,8 @@ use crate::drain::{Closing, DeviceId, Gate, GateClosed, Initiator, Revocation, R
 use crate::engine::{Engine, Target};
 use crate::epoch::{Epoch, Line, Lines};
 use crate::memory::Backing;
-use crate::region::table::{Place, Table, word};
+use crate::region::slot::word;
+use crate::region::table::{Place, Table};
 use crate::region::{Access, Class, Hold, Inner, Mapping, Region, RegionError};
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::tag::{RegionTag, Shared as SharedTag};

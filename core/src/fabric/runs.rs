@@ -2,8 +2,8 @@
 
 use super::Shared;
 use crate::drain::{Outcome, Running};
+use crate::region::slot::Seen;
 use crate::region::slots::Slots;
-use crate::region::table::Seen;
 use crate::region::{Inner, Region};
 use crate::sync::lock;
 use crate::tag::RegionTag;

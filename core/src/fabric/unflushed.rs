@@ -4,7 +4,7 @@ use super::Shared;
 use crate::channel::Erased;
 use crate::drain::{DeviceId, Gate};
 use crate::engine::Target;
-use crate::region::table::word;
+use crate::region::slot::word;
 use crate::sync::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -3,7 +3,8 @@
 use super::{Memory, check};
 use crate::epoch::{Barrier, Epoch, Grace, Line, Lines};
 use crate::region::Class;
-use crate::region::table::{Place, Table, word};
+use crate::region::slot::word;
+use crate::region::table::{Place, Table};
 use crate::sync::{AtomicU64, Ordering, fence};
 use loom::cell::UnsafeCell;
 use loom::thread;

@@ -6,6 +6,7 @@
 
 mod mapping;
 mod numbers;
+pub(crate) mod slot;
 pub(crate) mod slots;
 pub(crate) mod table;
 
@@ -213,7 +214,7 @@ impl<T: Tag> PartialEq for Handle<T> {
 impl<T: Tag> Eq for Handle<T> {}
 impl<T: Tag> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({}.{})", self.index, self.bits >> table::word::GENERATION_SHIFT)
+        write!(f, "Handle({}.{})", self.index, self.bits >> slot::word::GENERATION_SHIFT)
     }
 }
 
@@ -223,7 +224,7 @@ impl<T: Tag> Handle<T> {
     #[inline(always)]
     pub fn span(self, at: Range<u64>) -> Span<T> {
         let fits = (at.start < at.end && at.end <= self.len) || cfg!(tidegate_unchecked);
-        let bits = if fits { self.bits } else { self.bits | table::word::BEYOND };
+        let bits = if fits { self.bits } else { self.bits | slot::word::BEYOND };
         let len = at.end.wrapping_sub(at.start);
         Span { raw: RawSpan { index: self.index, bits, start: at.start, len }, tag: PhantomData }
     }
@@ -236,7 +237,7 @@ impl<T: Tag> Handle<T> {
 
     /// The registration it is good for.
     pub fn generation(self) -> Generation {
-        Generation((self.bits >> table::word::GENERATION_SHIFT) as u32)
+        Generation((self.bits >> slot::word::GENERATION_SHIFT) as u32)
     }
 }
 

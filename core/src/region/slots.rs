@@ -4,7 +4,7 @@
     reason = "slots in an anonymous mapping; region/table.rs and core/tests guard the index arithmetic"
 )]
 
-use super::table::Slot;
+use super::slot::Slot;
 #[cfg(not(loom))]
 use std::ptr::NonNull;
 
