@@ -55,6 +55,30 @@ pub enum DriverError {
         /// The device's code.
         code: u16,
     },
+    /// It does not have what was asked for.
+    #[error("{at} does not have {what}: it says {found:#x}")]
+    Lacks {
+        /// The function.
+        at: PciAddress,
+        /// What was asked for, with the field that would say so.
+        what: &'static str,
+        /// What it says instead.
+        found: u64,
+    },
+    /// Other engines of the device share something that was made otherwise than this one asks for.
+    #[error(
+        "{at} has its {what} in {has}, by who opened it first, not in {asked}: ask for the same, or close all others"
+    )]
+    Differs {
+        /// The function.
+        at: PciAddress,
+        /// What they share.
+        what: &'static str,
+        /// How it is.
+        has: &'static str,
+        /// How it was asked for.
+        asked: &'static str,
+    },
     /// Another engine has the queue.
     #[error(
         "{at}: queue {queue} is taken, maybe by a channel that was dropped and is not down yet: Channel::close waits"

@@ -74,6 +74,10 @@ impl Bar {
                 if let Some(raw) = raw.get_mut(..usize::from(width)) {
                     memory.read(at, raw);
                 }
+                // As above: the device writes its own memory at once, and what it wrote elsewhere before arrives first.
+                if !port.is_quick() {
+                    self.fabric.shared.world().push(&self.fabric.shared.ports, self.who);
+                }
                 u64::from_le_bytes(raw) & ones
             }
         }

@@ -22,6 +22,8 @@ pub const CMBLOC: u64 = 0x38;
 pub const CMBSZ: u64 = 0x3c;
 /// 64 bits: the address at which the controller finds its own memory buffer.
 pub const CMBMSC: u64 = 0x50;
+/// What became of that address.
+pub const CMBSTS: u64 = 0x58;
 /// The first doorbell.
 pub const DOORBELLS: u64 = 0x1000;
 
@@ -70,11 +72,17 @@ pub const CSTS_READY: u32 = 1;
 /// CSTS.CFS: a fatal error.
 pub const CSTS_FATAL: u32 = 2;
 /// CMBSZ.SQS: submission queues may be in it.
-pub const CMBSZ_QUEUES: u32 = 1;
+pub const CMBSZ_SUBMISSIONS: u32 = 1;
+/// CMBSZ.CQS: completion queues may be in it.
+pub const CMBSZ_COMPLETIONS: u32 = 2;
+/// CMBSZ.SZU: the largest unit, 64 GiB.
+pub const CMBSZ_MOST_UNIT: u32 = 6;
 /// CMBMSC.CRE: show CMBLOC and CMBSZ.
 pub const CMBMSC_REGISTERS: u64 = 1;
 /// CMBMSC.CMSE: answer at the address in bits 63:12.
 pub const CMBMSC_ENABLE: u64 = 2;
+/// CMBSTS.CBAI: the controller does not take that address.
+pub const CMBSTS_INVALID: u32 = 1;
 
 /// Bytes of a submission queue entry.
 pub const COMMAND_LEN: u64 = 64;

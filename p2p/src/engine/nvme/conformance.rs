@@ -1,24 +1,28 @@
-//! NVMe against the promises of every engine: with scatter-gather lists, with pages only, and with its commands in the
-//! controller's memory buffer.
+//! NVMe against the promises of every engine: with scatter-gather lists, with pages only, with its commands in the
+//! controller's memory buffer, and with the admin queues there: commands alone, as QEMU's controller takes them, and both.
 
-use super::{Nvme, NvmeEngine};
+use super::{AdminQueues, Nvme, NvmeEngine};
 use crate::backend::Backend;
 use crate::device::{Driver, DriverError, Resources};
 use crate::engine::conformance::rig::{Piece, Rig};
 use crate::engine::conformance::{On, Subject, medium};
 use crate::pci::PciAddress;
 use crate::soft::Builder;
-use crate::soft::device::nvme::{self as model, Lists};
+use crate::soft::device::nvme::{self as model, Lists, Takes};
 use tidegate_core::Op;
 
 /// With pages only.
 pub(super) struct Pages(Nvme);
 /// With pages only, and commands in the memory buffer.
 pub(super) struct Buffered(Nvme);
+/// With all commands in it, the admin queue's too.
+pub(super) struct Commands(Nvme);
+/// With both admin queues in it, and the commands.
+pub(super) struct Admin(Nvme);
 
 /// A controller of 4 MiB in blocks of 512 bytes.
 fn controller() -> model::Nvme {
-    model::Nvme::new(8192, 9).buffer(1 << 20)
+    model::Nvme::new(8192, 9).buffer(1 << 20).buffer_takes(Takes::Queues)
 }
 
 macro_rules! subject {
@@ -96,7 +100,16 @@ subject!(Buffered, Lists::None, 4, |depth| {
     Buffered(Nvme::namespace(1).depth(depth).pages_only().commands_in_buffer().queue(3))
 });
 driver!(Pages);
+subject!(Commands, Lists::Bytes, 1, |depth| {
+    let driver = Nvme::namespace(1).depth(depth).commands_in_buffer();
+    Commands(driver.admin_queues(AdminQueues::CommandsInBuffer))
+});
+subject!(Admin, Lists::Bytes, 1, |depth| {
+    Admin(Nvme::namespace(1).depth(depth).commands_in_buffer().admin_queues(AdminQueues::InBuffer))
+});
 driver!(Buffered);
+driver!(Commands);
+driver!(Admin);
 
 /// Copies and fills; what is not whole blocks, or reaches past the end.
 fn refused<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) -> Vec<Op> {
@@ -129,4 +142,15 @@ mod buffered {
     use super::*;
     on_soft!(Buffered: moves fences shelves confirms flushes);
     in_guest!(Buffered: moves shelves);
+}
+
+mod commands {
+    use super::*;
+    on_soft!(Commands: moves fences shelves confirms flushes);
+    in_guest!(Commands: moves shelves confirms);
+}
+
+mod admin {
+    use super::*;
+    on_soft!(Admin: moves fences shelves confirms flushes);
 }

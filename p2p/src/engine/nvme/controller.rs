@@ -3,18 +3,20 @@
 //! Nothing here waits: coming up, going down and each admin command are asked for, and asked after. Only `open` sleeps in
 //! between, on its caller's thread. Engines look in under a lock that they only try to take: who finds it taken asks again.
 
+use super::AdminQueues;
 use super::abi::{self, Cap, Completion};
+use super::buffer::{Buffer, Found};
 use super::command::Command;
 use super::identify::Features;
 use super::pair::{Pair, Place};
 use crate::backend::{Backend, Registers};
-use crate::device::{Claim, DmaMemory, DriverError, Reserved, Resources};
+use crate::device::{Claim, DmaMemory, DriverError, Resources};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// Entries of the admin queues.
-const ENTRIES: u16 = 32;
+pub(super) const ENTRIES: u16 = 32;
 /// The claim that stands for the controller: no I/O queue has this number.
 const CLAIM: u32 = 0;
 /// How long an admin command may take in `open`.
@@ -29,40 +31,36 @@ pub(super) struct Controller<B: Backend> {
     core: Mutex<Core<B>>,
     pub(super) cap: Cap,
     pub(super) features: Features,
-    pub(super) buffer: Option<Buffer>,
+    /// Where its own queues are.
+    pub(super) admin: AdminQueues,
+    /// Its memory buffer, or why it is not used.
+    buffer: Result<Arc<Buffer>, DriverError>,
     /// How often it has stopped. Queues made before that are gone.
     stops: AtomicU32,
     /// Who asks for identify data: there is one page for it.
     asking: Mutex<()>,
 }
 
-/// Its memory buffer, for submission queues.
-#[derive(Debug)]
-pub(super) struct Buffer {
-    pub(super) bar: u8,
-    pub(super) start: u64,
-    pub(super) len: u64,
-    /// Where the controller finds it.
-    at: Reserved,
-}
-
-impl Buffer {
-    pub(super) fn address(&self, at: u64) -> u64 {
-        self.at.iova() + at
-    }
-}
-
 /// What is behind the lock.
 pub(super) struct Core<B: Backend> {
     bar: B::Bar,
     /// `None` only while dropped.
-    hold: Option<(Pair<B>, DmaMemory<B>, Claim)>,
+    hold: Option<Hold<B>>,
     commands: [Slot; ENTRIES as usize - 1],
     power: Power,
     since: Instant,
     /// How long it may take to come up or go down.
     limit: Duration,
-    buffer: Option<u64>,
+}
+
+/// What the controller may touch, and what keeps others from it.
+struct Hold<B: Backend> {
+    pair: Pair<B, true>,
+    /// For identify data.
+    page: DmaMemory<B>,
+    /// Its addresses are the controller's as long as it may look there.
+    buffer: Option<Arc<Buffer>>,
+    _claim: Claim,
 }
 
 /// A place for an admin command; its number is the command's identifier.
@@ -100,7 +98,8 @@ pub(super) enum Turn {
 
 impl<B: Backend> Controller<B> {
     /// Takes the controller: stops it if a former owner left it on, starts it with an admin queue, and identifies it. Sleeps.
-    pub(super) fn open(resources: &Resources<B>) -> Result<Self, DriverError> {
+    /// Where it has no place for its queues as `admin` says it is not even stopped.
+    pub(super) fn open(resources: &Resources<B>, admin: AdminQueues) -> Result<Self, DriverError> {
         let at = resources.address();
         let unresponsive = |what| DriverError::Unresponsive { at, what };
         let claim = resources.claim(CLAIM)?;
@@ -113,19 +112,26 @@ impl<B: Backend> Controller<B> {
         if cap.least_page() > abi::PAGE {
             return Err(unresponsive("take pages of 4096 bytes"));
         }
-        let bytes = Pair::<B>::bytes(ENTRIES);
-        let pair =
-            Pair::new(0, ENTRIES, cap.stride(), resources.memory("NVMe admin queues", bytes)?, Place::Host);
+        let found = Found::look(&bar, cap, resources);
+        if admin != AdminQueues::Host {
+            found.clone()?.takes(admin)?;
+        }
+        let mut buffer = found.and_then(|found| found.reserve(resources)).map(Arc::new);
+        let place = match admin {
+            AdminQueues::Host => Place::Host,
+            _ => buffer.clone()?.admin(resources, admin)?,
+        };
+        let memory = resources.memory("NVMe admin queues", Pair::<B, true>::bytes(ENTRIES))?;
+        let pair = Pair::new(0, ENTRIES, cap.stride(), memory, place);
         let page = resources.memory("NVMe identify data", abi::PAGE)?;
         let mut core = Core {
             bar,
-            hold: Some((pair, page, claim)),
+            hold: Some(Hold { pair, page, buffer: buffer.clone().ok(), _claim: claim }),
             commands: [Slot::Free; ENTRIES as usize - 1],
             // It may be up: going down tells.
             power: Power::Stopping,
             since: Instant::now(),
             limit: Duration::from_millis(500) * cap.timeout() + GRACE,
-            buffer: None,
         };
         core.down();
         let limit = core.limit;
@@ -137,8 +143,12 @@ impl<B: Backend> Controller<B> {
         if turn != Turn::Done {
             return Err(unresponsive("stop (CSTS.RDY)"));
         }
-        let buffer = if cap.has_cmb() { core.find_buffer(resources)? } else { None };
-        core.buffer = buffer.as_ref().map(|buffer| buffer.address(0));
+        if let Some(refused) = core.refused_buffer() {
+            if admin != AdminQueues::Host {
+                return Err(refused);
+            }
+            buffer = Err(refused);
+        }
         turn = Turn::Pending;
         resources.wait(2 * limit + PATIENCE, || {
             turn = core.turn_up();
@@ -149,7 +159,13 @@ impl<B: Backend> Controller<B> {
         }
         let core = Mutex::new(core);
         let features = Features::parse(&identify(&core, resources, 1, 0)?);
-        Ok(Controller { core, cap, features, buffer, stops: AtomicU32::new(0), asking: Mutex::default() })
+        let (stops, asking) = (AtomicU32::new(0), Mutex::default());
+        Ok(Controller { core, cap, features, admin, buffer, stops, asking })
+    }
+
+    /// Its memory buffer.
+    pub(super) fn buffer(&self) -> Result<&Buffer, DriverError> {
+        self.buffer.as_deref().map_err(Clone::clone)
     }
 
     /// Identify for a namespace. Sleeps, without the lock: others' queues can be stopped meanwhile.
@@ -225,16 +241,16 @@ impl<B: Backend> Core<B> {
             Power::Up => return Turn::Done,
             Power::Stopping => return Turn::Pending,
             Power::Down => {
-                let Some((pair, ..)) = &mut self.hold else { return Turn::Failed };
-                pair.restart();
-                let ((commands, completions), last) = (pair.addresses(), u32::from(ENTRIES) - 1);
+                let Some(hold) = &mut self.hold else { return Turn::Failed };
+                // First: the queues may be in it, and have to be there when the controller starts.
+                let enabled = hold.buffer.as_ref().is_none_or(|buffer| buffer.enable(&self.bar));
+                if !enabled || !hold.pair.restart() {
+                    return Turn::Failed;
+                }
+                let ((commands, completions), last) = (hold.pair.addresses(), u32::from(ENTRIES) - 1);
                 self.bar.write32(abi::AQA, last << 16 | last);
                 self.bar.write64(abi::ASQ, commands);
                 self.bar.write64(abi::ACQ, completions);
-                if let Some(address) = self.buffer {
-                    let on = abi::CMBMSC_REGISTERS | abi::CMBMSC_ENABLE;
-                    self.bar.write64(abi::CMBMSC, address | on);
-                }
                 self.bar.write32(abi::CC, abi::CC_VALUE);
                 (self.power, self.since) = (Power::Starting, Instant::now());
             }
@@ -284,10 +300,10 @@ impl<B: Backend> Core<B> {
     pub(super) fn begin(&mut self, command: Command) -> Option<u16> {
         self.reap();
         let (id, slot) = (0..).zip(&mut self.commands).find(|(_, slot)| **slot == Slot::Free)?;
-        let (pair, ..) = self.hold.as_mut()?;
+        let hold = self.hold.as_mut()?;
         *slot = Slot::Out;
-        pair.post(&command.id(id));
-        pair.ring(&self.bar);
+        hold.pair.post(&command.id(id));
+        hold.pair.ring(&self.bar);
         Some(id)
     }
 
@@ -308,7 +324,7 @@ impl<B: Backend> Core<B> {
     }
 
     fn reap(&mut self) {
-        let Some((pair, ..)) = &mut self.hold else { return };
+        let Some(Hold { pair, .. }) = &mut self.hold else { return };
         while let Some(completion) = pair.take() {
             // What names nothing is of a former life, or an invention.
             match self.commands.get_mut(usize::from(completion.id)) {
@@ -320,19 +336,11 @@ impl<B: Backend> Core<B> {
         pair.consume(&self.bar);
     }
 
-    /// Looks where the memory buffer is. Only while the controller is down.
-    fn find_buffer(&self, resources: &Resources<B>) -> Result<Option<Buffer>, DriverError> {
-        self.bar.write64(abi::CMBMSC, abi::CMBMSC_REGISTERS);
-        let (place, size) = (self.bar.read32(abi::CMBLOC), self.bar.read32(abi::CMBSZ));
-        if size == u32::MAX || size & abi::CMBSZ_QUEUES == 0 {
-            return Ok(None);
-        }
-        let unit = 4096_u64 << (4 * (size >> 8 & 0xf));
-        let (start, len) = (u64::from(place >> 12) * unit, u64::from(size >> 12) * unit);
-        let bar = (place & 7) as u8;
-        let fits = resources.bar_len(bar) >= start.saturating_add(len) && len > 0 && start % 8 == 0;
-        let buffer = |at| Buffer { bar, start, len, at };
-        Ok(if fits { Some(buffer(resources.reserve(len)?)) } else { None })
+    /// Lets go of a memory buffer whose address the controller does not take, and says so. Only while it is down.
+    fn refused_buffer(&mut self) -> Option<DriverError> {
+        let buffer = self.hold.as_mut()?.buffer.take_if(|buffer| !buffer.enable(&self.bar))?;
+        self.bar.write64(abi::CMBMSC, 0);
+        Some(buffer.refused())
     }
 }
 
@@ -347,7 +355,7 @@ fn identify<B: Backend>(
     let lock = || core.lock().unwrap_or_else(PoisonError::into_inner);
     let unresponsive = DriverError::Unresponsive { at, what: "answer Identify" };
     let begin = |core: &mut Core<B>| {
-        let page = core.hold.as_ref()?.1.iova();
+        let page = core.hold.as_ref()?.page.iova();
         core.begin(Command::identify(what, namespace, page))
     };
     let id = begin(&mut lock()).ok_or_else(|| unresponsive.clone())?;
@@ -361,8 +369,8 @@ fn identify<B: Backend>(
     match ended {
         Some(completion) if completion.status == abi::status::SUCCESS => {
             let mut data = vec![0; abi::PAGE as usize];
-            if let Some((_, page, _)) = &core.hold {
-                page.memory().read(0, &mut data)?;
+            if let Some(hold) = &core.hold {
+                hold.page.memory().read(0, &mut data)?;
             }
             Ok(data)
         }

@@ -18,6 +18,16 @@
 //!
 //! What is longer than the controller takes at once is a list of shorter pieces: it becomes one command a piece.
 //!
+//! # The controller memory buffer
+//!
+//! Commands of an I/O queue ([`Nvme::commands_in_buffer`]) and the admin queues ([`Nvme::admin_queues`]) may lie in the
+//! controller's own memory (CMB), if it has one of which the host chooses the address: NVMe 1.4 or newer. Queue n has the
+//! [`QUEUE_SHARE`] bytes from (n - 1) * `QUEUE_SHARE` on, the admin queues have the last [`ADMIN_SHARE`] bytes. What is left
+//! may be exported as a target for peers. What queues are in must not be: whoever writes there writes commands.
+//!
+//! A stop or reset may leave anything there, so the phases of completions are cleared, and read back, before each start. As
+//! long as the controller may still run, its addresses are kept with the rest.
+//!
 //! # Reading back
 //!
 //! See `check.rs` in the source for the commands, and [`crate::engine`] for what a checked read proves. In short: a
@@ -45,6 +55,7 @@
 //! [`super::code::FAILED`], and resume when they are cancelled. None of it waits or sleeps.
 
 pub mod abi;
+mod buffer;
 mod check;
 mod command;
 #[cfg(test)]
@@ -79,6 +90,11 @@ pub const MOST_BYTES: u64 = 1 << 20;
 /// Most ranges of a list for [`deallocate`].
 pub const MOST_RANGES: u64 = 256;
 
+/// Bytes of the controller memory buffer that an I/O queue's commands have.
+pub const QUEUE_SHARE: u64 = 64 << 10;
+/// Bytes at its end that the admin queues have, if they are there.
+pub const ADMIN_SHARE: u64 = 8 << 10;
+
 /// The position that stands for Dataset Management: beyond every namespace.
 const DEALLOCATE: u64 = 1 << 63;
 
@@ -100,6 +116,28 @@ pub enum Fences {
     Flush,
 }
 
+/// Where the admin queues are. They carry what makes and deletes I/O queues, not what moves data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminQueues {
+    /// Both in host memory.
+    Host,
+    /// Commands in the controller memory buffer, which takes CMBSZ.SQS. Completions in host memory.
+    CommandsInBuffer,
+    /// Both in the buffer, which takes CMBSZ.SQS and CQS. Each look for a completion is then a read over PCIe, a microsecond
+    /// or so: in `open` and while a queue is made or deleted, never while I/O goes on.
+    InBuffer,
+}
+
+impl AdminQueues {
+    fn name(self) -> &'static str {
+        match self {
+            AdminQueues::Host => "host memory",
+            AdminQueues::CommandsInBuffer => "the memory buffer, for commands",
+            AdminQueues::InBuffer => "the memory buffer",
+        }
+    }
+}
+
 /// Opens a pair of queues of an NVMe controller as a channel's engine. A clone opens another.
 #[derive(Debug, Clone)]
 pub struct Nvme {
@@ -109,6 +147,7 @@ pub struct Nvme {
     fences: Fences,
     pages_only: bool,
     buffer: bool,
+    admin: Option<AdminQueues>,
     seen: Arc<OnceLock<(Features, Namespace)>>,
 }
 
@@ -122,6 +161,7 @@ impl Nvme {
             fences: Fences::Order,
             pages_only: false,
             buffer: false,
+            admin: None,
             seen: Arc::default(),
         }
     }
@@ -147,9 +187,17 @@ impl Nvme {
     }
 
     /// Commands in the controller's memory buffer: the controller fetches them without a way to host memory. `open` fails
-    /// if it has none for that. Completions stay in host memory, where a poll finds them cheaply.
+    /// with [`DriverError::Lacks`] if it has none for that. Completions stay in host memory, where a poll finds them cheaply.
     pub fn commands_in_buffer(self) -> Nvme {
         Nvme { buffer: true, ..self }
+    }
+
+    /// Where the admin queues are. There is one pair of them for all engines of the device, so the first one that is opened
+    /// decides, for as long as there are any: one that asks for something else then gets [`DriverError::Differs`]. Without
+    /// this it is as the first one has it; the first one without it has them in host memory. A controller that has no such
+    /// place is refused with [`DriverError::Lacks`] before it is touched: who has it on, keeps it on.
+    pub fn admin_queues(self, admin: AdminQueues) -> Nvme {
+        Nvme { admin: Some(admin), ..self }
     }
 
     /// What was found when an engine was opened with this driver or a clone of it.
@@ -169,7 +217,12 @@ impl<B: Backend> Driver<B> for Nvme {
             0 => return Err(DriverError::Queue { at, queue: 0, entries: self.depth }),
             queue => resources.claim(u32::from(queue))?,
         };
-        let controller = resources.shared(|| Controller::open(&resources))?;
+        let admin = self.admin.unwrap_or(AdminQueues::Host);
+        let controller = resources.shared(|| Controller::open(&resources, admin))?;
+        if self.admin.is_some_and(|admin| admin != controller.admin) {
+            let (has, asked) = (controller.admin.name(), admin.name());
+            return Err(DriverError::Differs { at, what: "admin queues", has, asked });
+        }
         let data = controller.namespace(&resources, self.namespace)?;
         let namespace =
             Namespace::parse(self.namespace, &data).map_err(|what| DriverError::Unresponsive { at, what })?;

@@ -26,8 +26,6 @@ const CHECK: u16 = (1 << INDEX_BITS) - 1;
 const NO_COMMAND: u16 = 0;
 /// No ring entry: core counts such a completion as spurious.
 const NOBODY: u32 = u32::MAX;
-/// Bytes of the memory buffer that a queue may have.
-const BUFFER_SHARE: u64 = 64 << 10;
 
 /// Drives a pair of I/O queues. Made by [`Nvme`].
 ///
@@ -118,7 +116,10 @@ impl<B: Backend> NvmeEngine<B> {
         if depth == 0 {
             return Err(DriverError::Queue { at, queue: u32::from(driver.queue), entries: driver.depth });
         }
-        let place = if driver.buffer { place(resources, &controller, driver.queue)? } else { Place::Host };
+        let place = match driver.buffer {
+            true => controller.buffer()?.queue(resources, driver.queue, controller.admin)?,
+            false => Place::Host,
+        };
         let memory = resources.memory("NVMe queues", Pair::<B>::bytes(entries))?;
         let pair = Pair::new(driver.queue, entries, controller.cap.stride(), memory, place);
         let most = if features.most == 0 { MOST_BYTES } else { features.most.min(MOST_BYTES) };
@@ -424,27 +425,9 @@ impl<B: Backend> NvmeEngine<B> {
         (self.out, self.checks_rung) = (0, 0);
         (self.flushing, self.check, self.trouble) = (false, None, None);
         if let Some(hold) = &mut self.hold {
-            hold.pair.restart();
+            // Its completions are in host memory, which answers.
+            let _there = hold.pair.restart();
         }
-    }
-}
-
-/// A queue's share of the memory buffer.
-fn place<B: Backend>(
-    resources: &Resources<B>,
-    controller: &Controller<B>,
-    queue: u16,
-) -> Result<Place<B::Bar>, DriverError> {
-    let none = DriverError::Unresponsive {
-        at: resources.address(),
-        what: "have a controller memory buffer with room for the queue's commands",
-    };
-    let start = u64::from(queue - 1) * BUFFER_SHARE;
-    match &controller.buffer {
-        Some(buffer) if buffer.len >= start + BUFFER_SHARE => {
-            Ok(Place::Buffer(resources.bar(buffer.bar)?, buffer.start + start, buffer.address(start)))
-        }
-        _ => Err(none),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What only NVMe does, on the model.
 
 mod anywhere;
+mod buffer;
 mod faults;
 mod lists;
 mod medium;

@@ -73,10 +73,7 @@ fn what_is_not_there_is_refused_and_nothing_is_left() {
     );
     let what = "have an active namespace of that number";
     assert_eq!(why(Nvme::namespace(2).queue(3)), DriverError::Unresponsive { at: DEVICE, what });
-    assert!(matches!(
-        why(Nvme::namespace(1).queue(3).commands_in_buffer()),
-        DriverError::Unresponsive { .. }
-    ));
+    assert!(matches!(why(Nvme::namespace(1).queue(3).commands_in_buffer()), DriverError::Lacks { .. }));
     let other = rig.another(SoftNic::queue(3)).unwrap_err();
     assert!(matches!(other, DeviceError::Driver(DriverError::Kind { kind: "soft NIC", .. })), "{other}");
     rig.drop_channel();

@@ -42,6 +42,7 @@ impl Nvme {
 
     fn create_completions(&mut self, ids: u32, flags: u32, base: u64) -> u16 {
         let (id, size) = (ids as u16, (ids >> 16) + 1);
+        let held = self.buffer.may_hold(base, u64::from(size) * 16, true);
         match self.pair(id) {
             Some(pair) if pair.completions.is_none() => {
                 if !(2..=MOST_ENTRIES).contains(&size) {
@@ -49,6 +50,9 @@ impl Nvme {
                 }
                 if flags & 1 == 0 || base % 4096 != 0 {
                     return sc::INVALID_FIELD;
+                }
+                if !held {
+                    return sc::BUFFER_USE;
                 }
                 pair.completions = Some(Completions::new(base, size));
                 sc::OK
@@ -62,6 +66,7 @@ impl Nvme {
         if self.pair(completions).is_none_or(|pair| pair.completions.is_none()) {
             return sc::CQ_INVALID;
         }
+        let held = self.buffer.may_hold(base, u64::from(size) * 64, false);
         match self.pair(id) {
             Some(pair) if pair.submissions.is_none() => {
                 if !(2..=MOST_ENTRIES).contains(&size) {
@@ -69,6 +74,9 @@ impl Nvme {
                 }
                 if flags & 1 == 0 || base % 4096 != 0 {
                     return sc::INVALID_FIELD;
+                }
+                if !held {
+                    return sc::BUFFER_USE;
                 }
                 pair.submissions = Some(Submission::new(base, size, completions));
                 sc::OK

@@ -1,7 +1,7 @@
 //! An NVMe controller with one namespace, written from the specification (NVMe Base 2.0, NVM Command Set 1.0) and not from
 //! the engine: the two share no constant.
 //!
-//! Registers in BAR 0; where it has a controller memory buffer, that is BAR 2, and takes commands and data. Queues are
+//! Registers in BAR 0; where it has a controller memory buffer, that is BAR 2, and takes data and queues as CMBSZ says. Queues are
 //! fetched in bursts, commands work side by side, and completions come in any order. Deleting a submission queue ends its
 //! commands first; a disable waits for the reads that are under way, then forgets everything. A read of data that was refused
 //! gives all-ones and success, as controllers were seen to do, unless it is [`Nvme::strict`].
@@ -10,6 +10,7 @@
 //! beyond the first.
 
 mod admin;
+mod buffer;
 mod disk;
 mod rings;
 mod spec;
@@ -18,6 +19,7 @@ mod tests;
 mod walk;
 mod work;
 
+pub use buffer::Takes;
 pub use disk::Disk;
 pub use walk::Lists;
 
@@ -26,6 +28,7 @@ use crate::backend::ResetMethod;
 use crate::soft::chance::Chance;
 use crate::soft::description::Description;
 use crate::soft::record::FaultKind;
+use buffer::Buffer;
 use rings::{Completions, Submission};
 use spec::{MOST_ENTRIES, QUEUES, STRIDE, STRIDE_CODE, reg, sc};
 use work::{Medium, Step, Work};
@@ -39,14 +42,12 @@ pub struct Nvme {
     strict: bool,
     /// Most bytes of a command, as a power of two pages.
     transfer_power: u8,
-    buffer: u64,
-    memory: Option<OwnMemory>,
+    buffer: Buffer,
     cc: u32,
     csts: u32,
     aqa: u32,
     asq: u64,
     acq: u64,
-    cmbmsc: u64,
     /// Number 0 is the admin queue.
     queues: Vec<Pair>,
     work: Vec<Work>,
@@ -92,14 +93,12 @@ impl Nvme {
             compares: true,
             strict: false,
             transfer_power: 5,
-            buffer: 0,
-            memory: None,
+            buffer: Buffer::none(),
             cc: 0,
             csts: 0,
             aqa: 0,
             asq: 0,
             acq: 0,
-            cmbmsc: 0,
             queues: Vec::new(),
             work: Vec::new(),
             done: Vec::new(),
@@ -120,11 +119,6 @@ impl Nvme {
         Nvme { compares: false, ..self }
     }
 
-    /// With a controller memory buffer of so many bytes (a power of two) in BAR 2.
-    pub fn buffer(self, bytes: u64) -> Nvme {
-        Nvme { buffer: bytes, ..self }
-    }
-
     /// Ends commands with Data Transfer Error when a read was refused.
     pub fn strict(self) -> Nvme {
         Nvme { strict: true, ..self }
@@ -140,7 +134,7 @@ impl Nvme {
         let plain = Description::new(0x5447, 0x0003, 0x01_0802)
             .register_bar(0, 0x4000)
             .express(&[ResetMethod::Flr, ResetMethod::Bus]);
-        if self.buffer > 0 { plain.memory_bar(2, self.buffer) } else { plain }
+        if self.buffer.len > 0 { plain.memory_bar(2, self.buffer.len) } else { plain }
     }
 
     fn read32(&self, at: u64) -> u32 {
@@ -150,23 +144,19 @@ impl Nvme {
             | STRIDE_CODE << 32
             | 1 << 37
             | 4 << 52
-            | u64::from(self.buffer > 0) << 57;
-        let shows_buffer = self.buffer > 0 && self.cmbmsc & 1 != 0;
+            | u64::from(self.buffer.is_told()) << 57;
         let half = |value: u64| if at % 8 == 0 { value as u32 } else { (value >> 32) as u32 };
         match at & !7 {
             reg::CAP => half(cap),
             reg::ASQ => half(self.asq),
             reg::ACQ => half(self.acq),
-            reg::CMBMSC => half(self.cmbmsc),
+            reg::CMBMSC => half(self.buffer.control()),
             _ => match at {
                 reg::VS => 0x0001_0400,
                 reg::CC => self.cc,
                 reg::CSTS => self.csts,
                 reg::AQA => self.aqa,
-                reg::CMBLOC if shows_buffer => 2,
-                // Submission queues, data both ways; units of 4 KiB.
-                reg::CMBSZ if shows_buffer => ((self.buffer >> 12) as u32) << 12 | 0x19,
-                _ => 0,
+                _ => self.buffer.read32(at),
             },
         }
     }
@@ -179,7 +169,7 @@ impl Nvme {
         match at & !7 {
             reg::ASQ => self.asq = merge(self.asq),
             reg::ACQ => self.acq = merge(self.acq),
-            reg::CMBMSC => self.cmbmsc = merge(self.cmbmsc),
+            reg::CMBMSC => self.buffer.set_control(merge(self.buffer.control())),
             _ if at >= reg::BELLS => self.bell((at - reg::BELLS) / STRIDE, value),
             _ => match at {
                 reg::CC => self.cc = value,
@@ -204,7 +194,9 @@ impl Nvme {
         if enabled && !ready && self.csts & 2 == 0 {
             let pages = self.cc >> 7 & 0xf == 0;
             let (submissions, completions) = ((self.aqa & 0xfff) + 1, (self.aqa >> 16 & 0xfff) + 1);
-            if !pages || submissions < 2 || completions < 2 || (self.asq | self.acq) % 4096 != 0 {
+            let held = self.buffer.may_hold(self.asq, u64::from(submissions) * 64, false)
+                && self.buffer.may_hold(self.acq, u64::from(completions) * 16, true);
+            if !pages || submissions < 2 || completions < 2 || (self.asq | self.acq) % 4096 != 0 || !held {
                 self.csts |= 2;
                 return Some(Action::Inside);
             }
@@ -232,13 +224,6 @@ impl Nvme {
         self.reads.clear();
     }
 
-    /// Does the controller find this in its own memory, and where?
-    fn own(&self, address: u64, len: u64) -> Option<(OwnMemory, u64)> {
-        let at = address.checked_sub(self.cmbmsc & !0xfff)?;
-        let on = self.cmbmsc & 2 != 0 && at.checked_add(len)? <= self.buffer;
-        self.memory.clone().filter(|_| on).map(|memory| (memory, at))
-    }
-
     fn serial(&mut self) -> u32 {
         self.next = self.next.wrapping_add(1);
         self.next
@@ -248,7 +233,7 @@ impl Nvme {
     fn ask(&mut self, address: u64, len: u32, reason: For, stale: bool) -> Action {
         let tag = self.serial();
         self.reads.push((tag, reason));
-        match self.own(address, u64::from(len)) {
+        match self.buffer.own(address, u64::from(len)) {
             Some((memory, at)) => {
                 let mut data = vec![0; len as usize];
                 memory.read(at, &mut data);
@@ -303,7 +288,7 @@ impl Nvme {
             Step::Inside => Action::Inside,
             Step::Read(address, len) => self.ask(address, len, For::Work(serial), stale),
             Step::Write(address, data) => {
-                match (self.own(address, data.len() as u64), self.faults.late_after) {
+                match (self.buffer.own(address, data.len() as u64), self.faults.late_after) {
                     (Some((memory, at)), _) => {
                         memory.write(at, &data);
                         Action::Inside
@@ -331,7 +316,11 @@ impl Nvme {
         let (head, to) = submissions.map_or((0, work.queue), |queue| (queue.head, queue.completions));
         let queue = self.queues.get_mut(usize::from(to))?.completions.as_mut()?;
         let (address, data) = queue.post(&work, head);
-        Some(Action::Write { address, data, stale: work.stale })
+        let Some((memory, at)) = self.buffer.own(address, data.len() as u64) else {
+            return Some(Action::Write { address, data, stale: work.stale });
+        };
+        memory.write(at, &data);
+        Some(Action::Inside)
     }
 
     fn has_room(&self, at: usize) -> bool {
@@ -437,7 +426,8 @@ impl DeviceModel for Nvme {
 
     fn reset(&mut self) {
         self.forget();
-        (self.cc, self.csts, self.aqa, self.asq, self.acq, self.cmbmsc) = (0, 0, 0, 0, 0, 0);
+        (self.cc, self.csts, self.aqa, self.asq, self.acq) = (0, 0, 0, 0, 0);
+        self.buffer.set_control(0);
     }
 
     fn outstanding(&self) -> u64 {
@@ -455,7 +445,7 @@ impl DeviceModel for Nvme {
     }
 
     fn own_memory(&mut self, _bar: u8, memory: OwnMemory) {
-        self.memory = Some(memory);
+        self.buffer.memory = Some(memory);
     }
 
     fn misbehave(&mut self, fault: FaultKind) {

@@ -13,6 +13,7 @@ pub(super) mod reg {
     pub(crate) const CMBLOC: u64 = 0x38;
     pub(crate) const CMBSZ: u64 = 0x3c;
     pub(crate) const CMBMSC: u64 = 0x50;
+    pub(crate) const CMBSTS: u64 = 0x58;
     pub(crate) const BELLS: u64 = 0x1000;
 }
 
@@ -36,6 +37,7 @@ pub(super) mod sc {
     pub(crate) const INVALID_SGL_COUNT: u16 = 0x0e;
     pub(crate) const SGL_LENGTH: u16 = 0x0f;
     pub(crate) const SGL_TYPE: u16 = 0x11;
+    pub(crate) const BUFFER_USE: u16 = 0x12;
     pub(crate) const PRP_OFFSET: u16 = 0x13;
     pub(crate) const SGL_GRANULARITY: u16 = 0x1e;
     pub(crate) const OUT_OF_RANGE: u16 = 0x80;

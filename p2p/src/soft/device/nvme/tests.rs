@@ -1,9 +1,10 @@
 //! The model alone, driven by hand: what a driver would see of a controller.
 
 use super::spec::reg;
-use super::{Nvme, sc};
+use super::{Nvme, Takes, sc};
 use crate::soft::chance::Chance;
-use crate::soft::device::{Action, DeviceModel, Reply, Turn};
+use crate::soft::device::{Action, DeviceModel, OwnMemory, Reply, Turn};
+use crate::soft::memory::Memory;
 use std::collections::BTreeMap;
 
 /// A controller and the host memory that it reaches.
@@ -108,4 +109,57 @@ fn what_it_does_not_do_it_says() {
     assert_eq!(bench.admin(&[(0, 6), (6, 0x6000), (10, 0x55)]), sc::INVALID_FIELD);
     assert_eq!(bench.admin(&[(0, 6), (6, 0x6000), (10, 1)]), sc::OK);
     assert_eq!(bench.get(0x6000 + 24, 18), b"Tidegate soft NVMe");
+}
+
+/// Where the buffer is put, in these tests.
+const PLACE: u64 = 0x10_0000;
+
+/// With admin queues in the first pages of the buffer; `control` is CMBMSC. Returns CSTS too.
+fn buffered(takes: Takes, control: u64, completions: u64) -> (Bench, OwnMemory, u64) {
+    let mut bench = Bench::new(Nvme::new(64, 9).buffer(0x10000).buffer_takes(takes));
+    let memory = OwnMemory(Memory::anonymous(0x10000).unwrap());
+    bench.nvme.own_memory(2, memory.clone());
+    bench.nvme.write(0, reg::CMBMSC, 8, control);
+    bench.nvme.write(0, reg::AQA, 4, 7 << 16 | 7);
+    bench.nvme.write(0, reg::ASQ, 8, PLACE);
+    bench.nvme.write(0, reg::ACQ, 8, completions);
+    bench.nvme.write(0, reg::CC, 4, 0x46_0001);
+    bench.run();
+    let status = bench.nvme.read(0, reg::CSTS, 4);
+    (bench, memory, status)
+}
+
+#[test]
+fn admin_queues_work_in_the_buffer_where_it_answers() {
+    let (mut bench, memory, status) = buffered(Takes::Queues, PLACE | 3, PLACE + 0x1000);
+    assert_eq!(status, 1);
+    // An opcode that it does not know, as command 5.
+    memory.write(0, &0x0005_007f_u32.to_le_bytes());
+    bench.nvme.write(0, reg::BELLS, 4, 1);
+    bench.run();
+    let mut completion = [0; 16];
+    memory.read(0x1000, &mut completion);
+    assert_eq!(completion[12..], [5, 0, 1 | (sc::INVALID_OPCODE as u8) << 1, 0]);
+    assert!(bench.memory.is_empty(), "nothing went to host memory");
+}
+
+#[test]
+fn the_buffer_is_not_there_until_it_is_enabled_and_takes_what_it_says() {
+    // Registers shown only, so the queues are somewhere else.
+    let (mut bench, memory, status) = buffered(Takes::Queues, PLACE | 1, PLACE + 0x1000);
+    assert_eq!(status, 1);
+    memory.write(0, &0x0005_007f_u32.to_le_bytes());
+    bench.nvme.write(0, reg::BELLS, 4, 1);
+    bench.run();
+    let mut word = [0; 4];
+    memory.read(0x100c, &mut word);
+    assert!(word == [0; 4] && !bench.memory.is_empty());
+    assert_eq!(buffered(Takes::Submissions, PLACE | 3, PLACE + 0x1000).2, 2, "no completions there");
+    assert_eq!(buffered(Takes::Submissions, PLACE | 3, 0x1000).2, 1);
+    assert_eq!(buffered(Takes::Data, PLACE | 3, 0x1000).2, 2, "no commands there");
+    // The commands' last bytes would be outside of it.
+    assert_eq!(buffered(Takes::Queues, (PLACE - 0xf000) | 3, 0x1000).2, 1, "its last page");
+    let (bench, ..) = buffered(Takes::Queues, 0xffff_ffff_ffff_f000 | 3, 0x1000);
+    let mut nvme = bench.nvme;
+    assert_eq!(nvme.read(0, reg::CMBSTS, 4), 1, "a range that wraps");
 }
