@@ -14,7 +14,8 @@ use tidegate_core::spsc;
 /// Elements that each ring holds.
 const SIZE: usize = 1024;
 
-/// Sends `n` elements over, in bursts; both sides run until all have come. Nanoseconds an element.
+/// Sends `n` elements over, in bursts; both sides run until all have come. Nanoseconds an element. Whoever has handles
+/// moves each to its side: left on the caller's stack, two that are small share a line.
 fn stream(rig: &Rig, n: u64, produce: impl FnOnce(u64), consume: impl FnOnce(u64) -> u64 + Send) -> f64 {
     let (done, go) = (AtomicBool::new(false), AtomicBool::new(false));
     let consumer = |beat: &crate::cpus::Beat| {
@@ -76,13 +77,13 @@ fn consume(n: u64, burst: usize, mut pop: impl FnMut(&mut [u64]) -> usize) -> u6
 fn ours(rig: &Rig, n: u64, burst: usize) -> f64 {
     let (mut producer, mut consumer) = spsc::ring(SIZE);
     // One at a time has a path of its own, as in every peer.
-    let push = |n| {
+    let push = move |n| {
         produce(n, burst, |values| match values {
             [one] => usize::from(producer.push(*one).is_ok()),
             many => producer.push_slice(many),
         });
     };
-    let pop = |n| {
+    let pop = move |n| {
         consume(n, burst, |values| match values {
             [one] => consumer.pop().map_or(0, |value| {
                 *one = value;
@@ -103,13 +104,13 @@ fn rte_ring(rig: &Rig, n: u64, burst: usize) -> Result<f64, Missing> {
 
 fn rtrb(rig: &Rig, n: u64, burst: usize) -> f64 {
     let (mut producer, mut consumer) = rtrb::RingBuffer::new(SIZE);
-    let push = |n| {
+    let push = move |n| {
         produce(n, burst, |values| match values {
             [one] => usize::from(producer.push(*one).is_ok()),
             many => producer.push_partial_slice(many).0.len(),
         });
     };
-    let pop = |n| {
+    let pop = move |n| {
         consume(n, burst, |values| match values {
             [one] => consumer.pop().map_or(0, |value| {
                 *one = value;
