@@ -1,7 +1,7 @@
 //! Exports: ranges of a BAR that leave a device as a dma-buf.
 
 use crate::backend::{Backend, BackendError};
-use crate::device::Device;
+use crate::device::{Device, Taken};
 use crate::mapping::Exported;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,13 @@ struct Inner<B: Backend> {
     device: Device<B>,
     bar: u8,
     range: Range<u64>,
-    dmabuf: Arc<B::DmaBuf>,
+    buffer: Arc<Buffer<B>>,
+}
+
+/// Open as long as the export or a window of it: until then peers may reach the range.
+pub(crate) struct Buffer<B: Backend> {
+    dmabuf: B::DmaBuf,
+    _taken: Taken,
 }
 
 impl<B: Backend> std::fmt::Debug for Inner<B> {
@@ -44,6 +50,18 @@ pub enum ExportError {
         /// The range.
         range: Range<u64>,
     },
+    /// An engine of the device has something of its own there: whoever writes there drives the device.
+    #[error(
+        "BAR {bar} {range:#x?} meets {kept:#x?}, where an engine of the device keeps its queues: close its channel, or export beside it"
+    )]
+    Withheld {
+        /// BAR index.
+        bar: u8,
+        /// The range.
+        range: Range<u64>,
+        /// What is kept.
+        kept: Range<u64>,
+    },
     /// No such BAR, not page-aligned, empty or past its end.
     #[error("{range:#x?} is no page-aligned range of BAR {bar} of {size:#x} bytes")]
     Range {
@@ -63,8 +81,15 @@ pub enum ExportError {
 }
 
 impl<B: Backend> Export<B> {
-    pub(crate) fn new(device: &Device<B>, bar: u8, range: Range<u64>, dmabuf: B::DmaBuf) -> Self {
-        Export(Arc::new(Inner { device: device.clone(), bar, range, dmabuf: Arc::new(dmabuf) }))
+    pub(crate) fn new(
+        device: &Device<B>,
+        bar: u8,
+        range: Range<u64>,
+        dmabuf: B::DmaBuf,
+        taken: Taken,
+    ) -> Self {
+        let buffer = Arc::new(Buffer { dmabuf, _taken: taken });
+        Export(Arc::new(Inner { device: device.clone(), bar, range, buffer }))
     }
 
     /// Its device.
@@ -89,7 +114,7 @@ impl<B: Backend> Export<B> {
     }
 
     pub(crate) fn dmabuf(&self) -> &B::DmaBuf {
-        &self.0.dmabuf
+        &self.0.buffer.dmabuf
     }
 
     /// What a window made of it leads to.
@@ -97,7 +122,7 @@ impl<B: Backend> Export<B> {
         Exported {
             function: self.0.device.function().clone(),
             bytes: BarRange { bar: self.0.bar, range: self.range() },
-            _dmabuf: self.0.dmabuf.clone(),
+            _buffer: self.0.buffer.clone(),
         }
     }
 

@@ -5,6 +5,7 @@
 )]
 
 use crate::backend::{Backend, BackendError, Function, Space};
+use crate::export::Buffer;
 use crate::iova::Iovas;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +58,7 @@ pub(crate) struct Exported<B: Backend> {
     pub(crate) bytes: BarRange,
     /// Kept open for as long as the window lives (closing the last reference of a dma-buf can block behind a reset:
     /// drivers/vfio/pci/vfio_pci_dmabuf.c).
-    pub(crate) _dmabuf: Arc<B::DmaBuf>,
+    pub(crate) _buffer: Arc<Buffer<B>>,
 }
 
 /// Host memory or a window, mapped at a lease.

@@ -2,10 +2,12 @@
 
 mod host;
 mod intercept;
+mod pages;
 mod resources;
 
 pub use intercept::{ConfigError, ResetError, Written};
-pub use resources::{Claim, DmaMemory, Driver, DriverError, Reserved, Resources};
+pub(crate) use pages::Taken;
+pub use resources::{Claim, DmaMemory, Driver, DriverError, Reserved, Resources, Withheld};
 
 use crate::backend::{Backend, BackendError, Function, Notice};
 use crate::domain::{Domain, DomainError, lock};
@@ -13,6 +15,7 @@ use crate::export::{Export, ExportError};
 use crate::mapping::map_error;
 use crate::pci::config::{command, offset};
 use crate::pci::{Caps, PciAddress};
+use pages::{Pages, Use};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -44,6 +47,7 @@ struct Inner<B: Backend> {
     trust: Mutex<Trust>,
     observer: Mutex<Option<Arc<dyn Observer>>>,
     claims: resources::Claims,
+    pages: Arc<Pages>,
     shared: resources::SharedParts,
 }
 
@@ -143,6 +147,7 @@ impl<B: Backend> Device<B> {
             trust: Mutex::default(),
             observer: Mutex::default(),
             claims: Arc::default(),
+            pages: Arc::default(),
             shared: Mutex::default(),
         })))
     }
@@ -175,6 +180,10 @@ impl<B: Backend> Device<B> {
         &self.0.claims
     }
 
+    fn pages(&self) -> &Arc<Pages> {
+        &self.0.pages
+    }
+
     fn shared(&self) -> &resources::SharedParts {
         &self.0.shared
     }
@@ -201,7 +210,8 @@ impl<B: Backend> Device<B> {
     /// Exports a page-aligned range of a BAR. vfio: one VFIO_DEVICE_FEATURE_DMA_BUF.
     ///
     /// # Errors
-    /// [`ExportError`]; a range that touches the MSI-X table or PBA is refused.
+    /// [`ExportError`]; a range that touches the MSI-X table or PBA is refused, or what a driver keeps
+    /// ([`Resources::withhold`]).
     pub fn export(&self, bar: u8, range: Range<u64>) -> Result<Export<B>, ExportError> {
         if self.0.caps.msix.is_some_and(|msix| msix.touches(bar, &range)) {
             return Err(ExportError::Msix { bar, range });
@@ -220,8 +230,12 @@ impl<B: Backend> Device<B> {
         if range.start >= range.end || range.end > size || range.start % page != 0 || range.end % page != 0 {
             return Err(ExportError::Range { bar, range, size });
         }
+        let taken = match self.pages().take(Use::Exported, bar, range.clone()) {
+            Ok(taken) => taken,
+            Err(kept) => return Err(ExportError::Withheld { bar, range, kept }),
+        };
         let dmabuf = self.0.function.export(bar, range.clone())?;
-        Ok(Export::new(self, bar, range, dmabuf))
+        Ok(Export::new(self, bar, range, dmabuf, taken))
     }
 
     /// Opens a queue of the device with `driver` and makes it a channel. Its requests are T=1 if the TDI is in

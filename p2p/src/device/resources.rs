@@ -1,12 +1,14 @@
 //! What a driver gets to open a queue with: BARs and DMA memory of its device.
 
 use super::Device;
+use super::pages::{Taken, Use};
 use crate::backend::{Backend, BackendError, Function, Space};
 use crate::domain::{DomainError, lock};
 use crate::mapping::Lease;
 use crate::pci::PciAddress;
 use std::any::{Any, TypeId};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tidegate_core::{Access, Engine, Memory, MemoryError};
@@ -64,6 +66,16 @@ pub enum DriverError {
         what: &'static str,
         /// What it says instead.
         found: u64,
+    },
+    /// Peers may reach what is asked for: it is exported, or a window of it is still there.
+    #[error("{at}: BAR {bar} {range:#x?} is exported: drop the export and its imports first")]
+    Exported {
+        /// The function.
+        at: PciAddress,
+        /// BAR index.
+        bar: u8,
+        /// What is exported.
+        range: Range<u64>,
     },
     /// Other engines of the device share something that was made otherwise than this one asks for.
     #[error(
@@ -196,6 +208,16 @@ impl<B: Backend> Resources<B> {
         }
     }
 
+    /// Keeps bytes of a BAR from being exported, until what comes back is dropped: something of the engine's lies there that
+    /// a peer could write, commands say. Those who hold it as memory of their own leak it as such.
+    ///
+    /// # Errors
+    /// [`DriverError::Exported`]: it is too late.
+    pub fn withhold(&self, bar: u8, range: Range<u64>) -> Result<Withheld, DriverError> {
+        let taken = self.device.pages().take(Use::Withheld, bar, range);
+        taken.map(Withheld).map_err(|range| DriverError::Exported { at: self.address(), bar, range })
+    }
+
     /// Keeps `len` bytes of the device's address space free of mappings, for what the device itself answers there.
     ///
     /// # Errors
@@ -244,6 +266,12 @@ impl Drop for Claim {
         lock(&self.taken).remove(&self.queue);
     }
 }
+
+/// Bytes of a BAR that are not exported; they may be again when this is dropped. Leak it with the engine's memory if the device
+/// may still run.
+#[derive(Debug)]
+#[must_use = "dropping it lets them be exported"]
+pub struct Withheld(#[expect(dead_code, reason = "kept for its drop")] Taken);
 
 /// Addresses of a device's address space that nothing is mapped at; free again when dropped.
 #[derive(Debug)]

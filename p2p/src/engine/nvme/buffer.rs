@@ -106,7 +106,7 @@ impl Buffer {
         resources: &Resources<B>,
         admin: AdminQueues,
     ) -> Result<Place<B::Bar>, DriverError> {
-        let part = || self.part(resources, self.found.len - ADMIN_SHARE);
+        let part = || self.part(resources, self.found.len - ADMIN_SHARE, ADMIN_SHARE);
         Ok(match admin {
             AdminQueues::Host => Place::Host,
             AdminQueues::CommandsInBuffer => Place::Commands(part()?),
@@ -132,12 +132,19 @@ impl Buffer {
             let what = "room for the queue's commands in its memory buffer";
             return Err(DriverError::Lacks { at, what, found: self.found.len });
         }
-        Ok(Place::Commands(self.part(resources, start)?))
+        Ok(Place::Commands(self.part(resources, start, QUEUE_SHARE)?))
     }
 
-    fn part<B: Backend>(&self, resources: &Resources<B>, start: u64) -> Result<Part<B::Bar>, DriverError> {
-        let bar = resources.bar(self.found.bar)?;
-        Ok(Part { bar, start: self.found.start + start, address: self.place.iova() + start })
+    /// So many bytes of it from `from` on, which are kept from peers.
+    fn part<B: Backend>(
+        &self,
+        resources: &Resources<B>,
+        from: u64,
+        len: u64,
+    ) -> Result<Part<B::Bar>, DriverError> {
+        let (bar, start) = (resources.bar(self.found.bar)?, self.found.start + from);
+        let kept = resources.withhold(self.found.bar, start..start + len)?;
+        Ok(Part { bar, start, address: self.place.iova() + from, _kept: kept })
     }
 }
 

@@ -23,7 +23,8 @@
 //! Commands of an I/O queue ([`Nvme::commands_in_buffer`]) and the admin queues ([`Nvme::admin_queues`]) may lie in the
 //! controller's own memory (CMB), if it has one of which the host chooses the address: NVMe 1.4 or newer. Queue n has the
 //! [`QUEUE_SHARE`] bytes from (n - 1) * `QUEUE_SHARE` on, the admin queues have the last [`ADMIN_SHARE`] bytes. What is left
-//! may be exported as a target for peers. What queues are in must not be: whoever writes there writes commands.
+//! may be exported as a target for peers. What queues are in is withheld ([`Resources::withhold`]): whoever writes there writes
+//! commands.
 //!
 //! A stop or reset may leave anything there, so the phases of completions are cleared, and read back, before each start. As
 //! long as the controller may still run, its addresses are kept with the rest.

@@ -7,7 +7,7 @@
 use super::abi::{COMMAND_LEN, COMPLETION_LEN, Completion, DOORBELLS, PAGE};
 use super::command::Command;
 use crate::backend::{Backend, Registers};
-use crate::device::DmaMemory;
+use crate::device::{DmaMemory, Withheld};
 
 /// Where the queues are.
 pub(super) enum Place<R> {
@@ -26,6 +26,8 @@ pub(super) struct Part<R> {
     pub(super) start: u64,
     /// At which address the controller finds it.
     pub(super) address: u64,
+    /// No peer may write here.
+    pub(super) _kept: Withheld,
 }
 
 /// `BOTH`: its completions may lie in the memory buffer. Then each look for one asks where they are, and if they lie there it

@@ -3,11 +3,13 @@
 use super::{behind, plain, with};
 use crate::backend::{Backend, Function, Registers};
 use crate::device::{DeviceError, DriverError};
+use crate::domain::Want;
 use crate::engine::code;
 use crate::engine::conformance::On;
 use crate::engine::conformance::rig::{AT_ONCE, DEPTH, Rig};
 use crate::engine::conformance::soft::DEVICE;
-use crate::engine::nvme::{AdminQueues, Nvme, QUEUE_SHARE};
+use crate::engine::nvme::{ADMIN_SHARE, AdminQueues, Nvme, QUEUE_SHARE};
+use crate::export::ExportError;
 use crate::soft::device::nvme::{self as model, Takes};
 use crate::soft::{Action, DeviceModel, OwnMemory, Reply, Soft, Turn};
 use tidegate_core::{Access, Cause, Memory, Op, Status};
@@ -96,6 +98,34 @@ fn io_queues_have_what_the_admin_queues_leave() {
     assert_eq!(both(AdminQueues::Host), Ok(()));
     let Err(DeviceError::Driver(error)) = both(AdminQueues::InBuffer) else { panic!() };
     assert!(matches!(error, DriverError::Lacks { found, .. } if found == 2 * QUEUE_SHARE), "{error}");
+}
+
+#[test]
+fn no_peer_gets_a_window_of_queues() {
+    let rig = closed(takes(Takes::Queues));
+    let export = |range| rig.initiator.export(2, range);
+    let admin = LEN - ADMIN_SHARE..LEN;
+    let queue = QUEUE_SHARE..2 * QUEUE_SHARE;
+    let by = asking(AdminQueues::InBuffer).queue(2).commands_in_buffer();
+    let channel = rig.another(by.clone()).unwrap();
+    for (range, kept) in [(0..LEN, &admin), (queue.end - 4096..queue.end, &queue), (LEN - 4096..LEN, &admin)]
+    {
+        let Err(ExportError::Withheld { bar: 2, kept: found, .. }) = export(range.clone()) else { panic!() };
+        assert!(found == *kept || range == (0..LEN), "{range:x?}: {found:x?}");
+    }
+    let beside = export(queue.end..admin.start).unwrap();
+    drop(channel);
+    rig.until("nothing is mapped", Rig::is_bare);
+    // The other way round: who has a window there keeps the queues out.
+    let window = export(queue.clone()).unwrap();
+    let refused = DriverError::Exported { at: DEVICE, bar: 2, range: queue };
+    assert_eq!(refusal(&rig, by.clone()), refused);
+    let import = rig.domain.import(&window, Want::default()).unwrap();
+    drop(window);
+    assert_eq!(refusal(&rig, by.clone()), refused, "a peer still reaches it");
+    drop(import);
+    rig.until("nothing is mapped", Rig::is_bare);
+    drop((rig.another(by).unwrap(), beside));
 }
 
 /// What the buffer holds of another life looks like completions until it is cleared.
