@@ -30,22 +30,25 @@ impl Display {
         set_mode(Path::new(&registers)).map_err(|why| StoryError::Outside(format!("{registers}: {why}")))
     }
 
-    /// Is that what the screen shows? Else what is wrong. An even `pass` is the picture, an odd one its negative.
+    /// Is that what the screen shows, in the three of a pixel's four bytes that a screen shows? Else what is wrong. An even
+    /// `pass` is the picture, an odd one its negative.
     pub fn screen(&self, pass: u8) -> Result<(), String> {
-        self.ask(&format!("screen {pass}"))
+        self.ask(&format!("screen {pass}")).map(drop)
     }
 
-    /// Asks the host, and waits for its answer: nothing, or what is wrong.
-    pub fn ask(&self, question: &str) -> Result<(), String> {
+    /// Asks the host whether something is as it has to be, and waits for its answer: what it adds to a yes, or what is wrong.
+    pub fn ask(&self, question: &str) -> Result<String, String> {
         let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answer = String::new();
         let asked = host.get_mut().write_all(format!("{question}\n").as_bytes());
         let read = asked.and_then(|()| host.read_line(&mut answer));
         match (read, answer.trim_end()) {
             (Err(error), _) => Err(format!("{PORT}: {error}")),
-            (Ok(_), "same") => Ok(()),
             (Ok(_), "") => Err("the host's program is gone".to_owned()),
-            (Ok(_), why) => Err(why.to_owned()),
+            (Ok(_), answer) => match answer.strip_prefix("same") {
+                Some(more) => Ok(more.trim_start().to_owned()),
+                None => Err(answer.to_owned()),
+            },
         }
     }
 }

@@ -36,6 +36,9 @@ pub struct Frames<'a> {
 #[derive(Debug, Serialize)]
 pub struct Interruption {
     pub what: &'static str,
+    /// Which way the stream went, where there are two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way: Option<&'static str>,
     /// Descriptors into the window when it began.
     pub held: u64,
     /// Of the quiesced device, after its gate was closed.
@@ -44,14 +47,19 @@ pub struct Interruption {
     pub revoked: u64,
     pub failed: u64,
     pub quiesce_us: u64,
-    /// A stranger found the negative before it, and the picture after the rest of the stream.
+    /// A stranger found other bytes before it, and the right ones after the rest of the stream.
     pub identical: bool,
-    /// So did whoever looks at the screen, if there is one.
+    /// So did whoever looks at the screen, where there is one apart from the stranger.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub screen: Option<bool>,
+    /// Of a stream of frames, those that the peer got twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub twice: Option<u64>,
     /// Mappings of the target's BAR that this process had while it streamed.
     pub mapped: u64,
-    /// Mappings of devices' registers, which it had then: the look is not blind. None on the modelled fabric.
-    pub registers: u64,
+    /// Mappings of devices' registers, which it had then: the look is not blind. The modelled fabric maps none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registers: Option<u64>,
 }
 
 impl Interruption {
@@ -64,20 +72,24 @@ impl Interruption {
             revoked: report.revoked,
             failed: report.failed,
             quiesce_us: u64::try_from(report.total().as_micros()).unwrap_or(u64::MAX),
+            way: None,
             identical: false,
             screen: None,
+            twice: None,
             mapped: 0,
-            registers: 0,
+            registers: None,
         }
     }
 
-    /// Something was in flight, each descriptor had one end, the bytes are right, and no CPU could have put them there.
+    /// Something was in flight, each descriptor had one end, the bytes are right, and no CPU could have put them there, as far as a
+    /// look that was not blind tells.
     pub fn holds(&self) -> bool {
         self.held > 0
             && self.in_flight == self.drained + self.revoked + self.failed
             && self.identical
             && self.screen != Some(false)
             && self.mapped == 0
+            && self.registers != Some(0)
     }
 }
 
@@ -277,10 +289,10 @@ impl<R: Rig> Teller<'_, R> {
 }
 
 /// Of the target's BAR and of devices' registers, in this process.
-fn mappings<R: Rig>(rig: &R) -> (u64, u64) {
+fn mappings<R: Rig>(rig: &R) -> (u64, Option<u64>) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let count = |is: &dyn Fn(&str) -> bool| maps.lines().filter(|line| is(line)).count() as u64;
-    (count(&|line| rig.is_mapping(line)), count(&|line| rig.is_registers(line)))
+    let registers = maps.lines().map(|line| rig.is_registers(line).map(u64::from)).sum();
+    (maps.lines().filter(|line| rig.is_mapping(line)).count() as u64, registers)
 }
 
 /// Brings a window back after its device was quiesced, shared.
@@ -328,11 +340,11 @@ pub fn toggle<B: Backend>(
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_story_whose_bytes_differ_does_not_hold() {
-        let told = |wrong: fn(&mut Interruption)| {
-            let mut one = Interruption {
+    impl Interruption {
+        pub fn that_holds() -> Interruption {
+            Interruption {
                 what: "unbind",
+                way: None,
                 held: 2,
                 in_flight: 2,
                 drained: 1,
@@ -341,9 +353,17 @@ mod tests {
                 quiesce_us: 1,
                 identical: true,
                 screen: None,
+                twice: None,
                 mapped: 0,
-                registers: 0,
-            };
+                registers: None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_story_whose_bytes_differ_does_not_hold() {
+        let told = |wrong: fn(&mut Interruption)| {
+            let mut one = Interruption::that_holds();
             wrong(&mut one);
             one.holds()
         };
@@ -351,6 +371,7 @@ mod tests {
         assert!(!told(|one| one.identical = false), "a stranger found other bytes");
         assert!(!told(|one| one.screen = Some(false)), "the screen shows something else");
         assert!(!told(|one| one.mapped = 1), "a CPU could have put them there");
+        assert!(told(|one| one.registers = Some(2)) && !told(|one| one.registers = Some(0)), "a blind look");
         assert!(!told(|one| one.revoked = 0), "a descriptor without an end");
         assert!(!told(|one| one.held = 0), "nothing was interrupted");
     }

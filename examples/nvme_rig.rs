@@ -72,6 +72,7 @@ struct OfBackend {
     model: Box<dyn Fn(PciAddress) -> Arc<dyn Model> + Send + Sync>,
     violations: Box<dyn Fn() -> u64 + Send + Sync>,
     is_mapping: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    maps_registers: bool,
     display: Option<Display>,
 }
 
@@ -106,6 +107,7 @@ impl NvmeRig<Soft> {
                 let found = line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
                 found.is_some() && found == inode
             }),
+            maps_registers: false,
             display: None,
         };
         let fabric = Fabric::builder().build()?;
@@ -139,6 +141,7 @@ impl NvmeRig<Vfio> {
             model: Box::new(|_| Arc::new(Unmodelled)),
             violations: Box::new(move || dmar_faults().saturating_sub(faults)),
             is_mapping: Box::new(move |line| mapped.is(line)),
+            maps_registers: true,
             display,
         };
         let fabric = Fabric::builder().emulate_tsm().build()?;
@@ -255,8 +258,9 @@ impl<B: Backend> Rig for NvmeRig<B> {
     fn is_mapping(&self, line: &str) -> bool {
         (self.of_backend.is_mapping)(line)
     }
-    fn is_registers(&self, line: &str) -> bool {
-        !self.is_mapping(line) && line.contains("/dev/vfio/devices/")
+    fn is_registers(&self, line: &str) -> Option<bool> {
+        let is_other = || !self.is_mapping(line) && line.contains("/dev/vfio/devices/");
+        self.of_backend.maps_registers.then(is_other)
     }
     fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

@@ -3,7 +3,7 @@
 
 pub const WIDTH: u32 = 640;
 pub const HEIGHT: u32 = 400;
-/// Bytes of a pixel in VRAM: blue, green, red, and one that nobody looks at.
+/// Bytes of a pixel in VRAM: blue, green, red, and one that no screen shows.
 pub const PIXEL: u32 = 4;
 
 /// Red, green, blue.
@@ -29,11 +29,12 @@ pub fn vram() -> Vec<u8> {
     rgb().into_iter().flat_map(pixel).collect()
 }
 
-/// The same for its negative, which has no byte of a colour in common with it.
+/// The same for its negative, which has no byte in common with it.
 pub fn negative() -> Vec<u8> {
     rgb().into_iter().map(|rgb| rgb.map(|part| !part)).flat_map(pixel).collect()
 }
 
 fn pixel([red, green, blue]: Rgb) -> [u8; PIXEL as usize] {
-    [blue, green, red, 0]
+    // The last one is as different from pixel to pixel, and in the negative, as the others: one that is missing is missed.
+    [blue, green, red, red ^ green ^ blue]
 }

@@ -59,9 +59,9 @@ pub trait Rig: Sync {
     fn is_mapping(&self, _line: &str) -> bool {
         false
     }
-    /// Is it one of a device's registers, which a look that is not blind finds?
-    fn is_registers(&self, _line: &str) -> bool {
-        false
+    /// Is it one of a device's registers, which a look that is not blind finds? `None`: nothing of them is mapped here.
+    fn is_registers(&self, _line: &str) -> Option<bool> {
+        None
     }
     /// Does the user want out (SIGINT)?
     fn interrupted(&self) -> bool;

@@ -15,14 +15,19 @@ pub struct Far {
     back: Back,
     spoil: u64,
     seed: u64,
-    late: Option<Vec<u8>>,
+    /// A late row of each way: to the near end, from it.
+    late: [Option<Vec<u8>>; 2],
 }
 
-/// Rows that came.
+/// Rows that came, of the latest pass.
 #[derive(Debug, Default)]
 pub struct Back {
     pass: u8,
     rows: Vec<Option<Vec<u8>>>,
+    /// Of rows that were there already.
+    twice: u64,
+    /// One that came twice, with other bytes.
+    changed: Option<u16>,
 }
 
 impl Back {
@@ -31,13 +36,20 @@ impl Back {
         let Some(Header { from: Side::Near, pass, kind: Kind::Row(row) }) = Header::decode(frame) else {
             return;
         };
-        if pass != self.pass || self.rows.is_empty() {
-            *self = Back { pass, rows: vec![None; usize::from(ROWS)] };
+        // Late, of a pass that is over.
+        if pass < self.pass {
+            return;
         }
-        if let (Some(place), HEADER.., ROW) =
-            (self.rows.get_mut(usize::from(row)), frame.len(), frame.len() - HEADER)
-        {
-            *place = Some(frame[HEADER..].to_vec());
+        if pass != self.pass || self.rows.is_empty() {
+            *self = Back { pass, rows: vec![None; usize::from(ROWS)], ..Back::default() };
+        }
+        let payload = &frame[HEADER..];
+        if let (Some(place), ROW) = (self.rows.get_mut(usize::from(row)), payload.len()) {
+            let before = place.replace(payload.to_vec());
+            self.twice += u64::from(before.is_some());
+            if before.is_some_and(|before| before != payload) {
+                self.changed = Some(row);
+            }
         }
     }
 
@@ -45,8 +57,8 @@ impl Back {
         self.pass == pass && self.rows.get(usize::from(row)).is_some_and(Option::is_some)
     }
 
-    /// Is it all of the pass, byte for byte? Else what is wrong.
-    pub fn check(&self, pass: u8) -> Result<(), String> {
+    /// Is it all of the pass, byte for byte, a row that came twice both times? How many came so. Else what is wrong.
+    pub fn check(&self, pass: u8) -> Result<u64, String> {
         let expected = shown(pass);
         for (row, expected) in (0..ROWS).zip(expected.chunks_exact(ROW)) {
             if !self.has(pass, row) {
@@ -56,14 +68,17 @@ impl Back {
                 return Err(format!("row {row} has other bytes"));
             }
         }
-        Ok(())
+        match self.changed {
+            Some(row) => Err(format!("row {row} came twice, with other bytes")),
+            None => Ok(self.twice),
+        }
     }
 }
 
 impl Far {
-    /// `spoil`: of so many rows one is late, one is lost and one comes twice, on average; 0: a good wire.
+    /// `spoil`: of so many rows, each way, one is late, one is lost and one comes twice, on average; 0: a good wire.
     pub fn new(spoil: u64) -> Far {
-        Far { passes: [shown(0), shown(1)], back: Back::default(), spoil, seed: 1, late: None }
+        Far { passes: [shown(0), shown(1)], back: Back::default(), spoil, seed: 1, late: [None, None] }
     }
 
     /// What came back so far.
@@ -86,27 +101,35 @@ impl Far {
                 }
                 vec![Header { from: Side::Far, pass, kind: Kind::Have }.with(&bits)]
             }
-            _ => {
-                self.back.take(frame);
+            Some(Header { from: Side::Near, kind: Kind::Row(_), .. }) => {
+                self.carried(1, frame.to_vec()).iter().for_each(|frame| self.back.take(frame));
                 Vec::new()
             }
+            _ => Vec::new(),
         }
     }
 
-    /// A row's frame; on a spoilt wire perhaps another one's, or none.
+    /// A row's frame.
     fn row(&mut self, pass: u8, row: u16) -> Vec<Vec<u8>> {
         let at = usize::from(row) * ROW;
         let payload = &self.passes[usize::from(pass % 2)][at..at + ROW];
         let frame = Header { from: Side::Far, pass, kind: Kind::Row(row) }.with(payload);
-        match self.draw() {
+        self.carried(0, frame)
+    }
+
+    /// What the wire brings of a row's frame that way; where it is spoilt perhaps another one's, or none.
+    fn carried(&mut self, way: usize, frame: Vec<u8>) -> Vec<Vec<u8>> {
+        let draw = self.draw();
+        let late = &mut self.late[way];
+        match draw {
             // Late: after the next one.
-            Some(0) if self.late.is_none() => {
-                self.late = Some(frame);
+            Some(0) if late.is_none() => {
+                *late = Some(frame);
                 Vec::new()
             }
             Some(1) => Vec::new(),
             Some(2) => vec![frame.clone(), frame],
-            _ => std::iter::once(frame).chain(self.late.take()).collect(),
+            _ => std::iter::once(frame).chain(late.take()).collect(),
         }
     }
 
@@ -163,10 +186,30 @@ mod tests {
                 assert_eq!(far.back().check(4), Err("row 399 of pass 4 is not there".to_owned()));
             }
         }
-        assert_eq!(far.back().check(4), Ok(()));
+        assert_eq!(far.back().check(4), Ok(0));
         assert!(far.hear(&which)[0][HEADER..].iter().all(|bits| *bits == 0xff));
         far.hear(&row(9, &[0; ROW]));
         assert_eq!(far.back().check(4), Err("row 9 has other bytes".to_owned()));
         assert!(far.back().check(5).is_err());
+    }
+
+    #[test]
+    fn a_row_that_came_twice_was_right_both_times() {
+        let mut back = Back::default();
+        let row = |pass, row: u16, payload: &[u8]| {
+            Header { from: Side::Near, pass, kind: Kind::Row(row) }.with(payload)
+        };
+        let pixels = picture::vram();
+        (0..ROWS).zip(pixels.chunks_exact(ROW)).for_each(|(n, payload)| back.take(&row(4, n, payload)));
+        back.take(&row(4, 3, &pixels[3 * ROW..4 * ROW]));
+        assert_eq!(back.check(4), Ok(1));
+        back.take(&row(4, 5, &[0; ROW]));
+        back.take(&row(4, 5, &pixels[5 * ROW..6 * ROW]));
+        assert_eq!(back.check(4), Err("row 5 came twice, with other bytes".to_owned()));
+        // A late one of an earlier pass changes nothing; a later pass begins anew.
+        back.take(&row(3, 5, &[0; ROW]));
+        assert_eq!(back.check(4), Err("row 5 came twice, with other bytes".to_owned()));
+        back.take(&row(5, 0, &[0; ROW]));
+        assert_eq!(back.check(5), Err("row 0 has other bytes".to_owned()));
     }
 }

@@ -55,8 +55,12 @@ impl Theatre for KernelStage {
     fn screen(&self, pass: u8) -> Result<(), String> {
         self.outside.screen(pass)
     }
-    fn returned(&self, pass: u8) -> Result<(), String> {
-        self.outside.ask(&format!("returned {pass}"))
+    fn returned(&self, pass: u8) -> Result<u64, String> {
+        let twice = self.outside.ask(&format!("returned {pass}"))?;
+        twice.parse().map_err(|_| format!("the host said '{twice}' where a number was due"))
+    }
+    fn maps_registers(&self) -> bool {
+        true
     }
     fn mapped(&self, line: &str) -> Mapping {
         match self.vram.is(line) {

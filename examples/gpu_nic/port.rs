@@ -1,4 +1,4 @@
-//! The network controller's queue: rows into VRAM, rows out of it, by a poll-mode thread.
+//! The network controller's queue: rows into VRAM, by a poll-mode thread. Out of it: `send.rs`.
 //!
 //! A wire may lose and reorder frames, and where a row lands is decided by the buffer that is next, not by its header. So
 //! buffers are posted in the order of the rows, and the far end is asked for rows in the order of the buffers. A frame whose
@@ -8,10 +8,10 @@
 //! for one; so if need be a spare one in host memory is posted, and a frame asked for that will end it.
 
 use super::frame::{ASKED, HEADER, Header, Kind, LONGEST, ROW, ROWS, Side, send};
+use super::rows::Rows;
 use crate::rig::StoryError;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate::core::{
     Access, Channel, ChannelConfig, Completion, Handle, Memory, Op, OpList, Pinned, Poller, Region, Seized,
@@ -20,91 +20,39 @@ use tidegate::core::{
 use tidegate::p2p::engine::igb::{Igb, IgbEngine};
 use tidegate::p2p::{Backend, Device, Domain};
 
-/// Buffers posted, and frames being sent, at most.
+/// Buffers posted at most, and frames being sent while nothing interrupts.
 pub const WINDOW: usize = 32;
+/// Frames being sent at most.
+pub(super) const SENDING: usize = 2 * WINDOW;
 /// Requests under way at most.
 const REQUESTS: usize = 8;
 /// Rows are asked for that many at once, unless fewer are left.
 const BATCH: usize = 8;
 /// A silence of the wire after which what is missing is asked for again; doubled each time, up to the longest.
 const SILENCE: Duration = Duration::from_millis(50);
-const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 /// After so long without a row the stream gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Host memory: headers that came, headers that go, requests, and the answer of the far end.
 const HEADERS_IN: u64 = 0;
-const HEADERS_OUT: u64 = HEADERS_IN + (WINDOW * HEADER) as u64;
+pub(super) const HEADERS_OUT: u64 = HEADERS_IN + (WINDOW * HEADER) as u64;
 const REQUEST: u64 = 256;
-const REQUESTS_AT: u64 = HEADERS_OUT + (WINDOW * HEADER) as u64;
-const ANSWER: u64 = REQUESTS_AT + REQUESTS as u64 * REQUEST;
+pub(super) const REQUESTS_AT: u64 = HEADERS_OUT + (SENDING * HEADER) as u64;
+pub(super) const ANSWER: u64 = REQUESTS_AT + REQUESTS as u64 * REQUEST;
 const HOST: u64 = ANSWER + (HEADER + LONGEST) as u64;
 
 /// The row that a spare buffer gets.
 const SPARE: u16 = 0;
 
 /// Cookies: what an operation was, and its slot.
-const FRAME_IN: u64 = 1 << 32;
-const FRAME_OUT: u64 = 2 << 32;
-const ASK: u64 = 3 << 32;
+pub(super) const FRAME_IN: u64 = 1 << 32;
+pub(super) const FRAME_OUT: u64 = 2 << 32;
+pub(super) const ASK: u64 = 3 << 32;
 
 /// Bytes of a window that holds the picture: a buffer must have room for the longest frame.
 pub fn window_len() -> u64 {
     (usize::from(ROWS) * ROW + HEADER) as u64
-}
-
-/// Which rows of a pass still have to come; shared with whoever interrupts the stream.
-pub struct Rows {
-    pub pass: u8,
-    /// Last first.
-    left: Mutex<Vec<u16>>,
-    came: AtomicUsize,
-    /// Rows that may come in this leg.
-    quota: AtomicUsize,
-    stop: AtomicBool,
-}
-
-impl Rows {
-    pub fn new(pass: u8) -> Rows {
-        Rows {
-            pass,
-            left: Mutex::new((0..ROWS).rev().collect()),
-            came: AtomicUsize::new(0),
-            quota: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-        }
-    }
-
-    /// Rows that came in this leg so far.
-    pub fn came(&self) -> usize {
-        self.came.load(Ordering::Acquire)
-    }
-
-    pub fn left(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// A new leg, in which that many rows may come. Buffers are posted for more.
-    pub fn begin(&self, quota: usize) {
-        self.came.store(0, Ordering::Release);
-        self.quota.store(quota, Ordering::Release);
-        self.stop.store(false, Ordering::Release);
-    }
-
-    /// The leg ends as soon as nothing is in flight.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u16>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn again(&self, rows: impl IntoIterator<Item = u16>) {
-        let mut left = self.lock();
-        left.extend(rows);
-        left.sort_unstable_by(|a, b| b.cmp(a));
-    }
 }
 
 /// A buffer in the ring.
@@ -119,8 +67,8 @@ struct Posted {
 pub struct Port<B: Backend> {
     device: Device<B>,
     poller: Arc<Poller>,
-    host: Region<Shared>,
-    channel: Option<Channel<IgbEngine<B>>>,
+    pub(super) host: Region<Shared>,
+    pub(super) channel: Option<Channel<IgbEngine<B>>>,
     /// What the device said has come in this leg.
     done: Vec<(Ticket, u16)>,
 }
@@ -155,7 +103,7 @@ impl<B: Backend> Port<B> {
         Ok(())
     }
 
-    fn span(&self, at: u64, len: usize) -> Span<Shared> {
+    pub(super) fn span(&self, at: u64, len: usize) -> Span<Shared> {
         self.host.handle().span(at..at + len as u64)
     }
 
@@ -210,7 +158,7 @@ impl<B: Backend> Port<B> {
                     astray = true;
                 } else if let Some(row) = row {
                     self.done.push((completion.ticket, row));
-                    rows.came.fetch_add(1, Ordering::Release);
+                    rows.count();
                     (silence, progress) = (SILENCE, heard);
                 }
             }
@@ -223,7 +171,7 @@ impl<B: Backend> Port<B> {
                 let row = match astray {
                     true if !posted.is_empty() => break,
                     true => None,
-                    false => rows.lock().pop(),
+                    false => rows.next(),
                 };
                 if row.is_none() && !astray {
                     break;
@@ -241,7 +189,7 @@ impl<B: Backend> Port<B> {
                 self.ask(&mut pinned, rows, &mut posted, &mut requests)?;
             }
             pinned.ring();
-            let stop = !open || rows.stop.load(Ordering::Acquire);
+            let stop = !open || rows.is_stopped();
             if posted.is_empty() && requests.len() == REQUESTS && (stop || rows.left() == 0) {
                 return Ok(());
             }
@@ -269,7 +217,7 @@ impl<B: Backend> Port<B> {
     ) -> Result<(), StoryError> {
         let under_way = posted.iter().filter(|posted| posted.asked && posted.row.is_some()).count();
         // What was asked for in vain does not count.
-        let mut quota = rows.quota.load(Ordering::Acquire).saturating_sub(rows.came() + under_way);
+        let mut quota = rows.quota().saturating_sub(under_way);
         let none_is_asked = posted.iter().all(|posted| !posted.asked);
         let asked: Vec<u16> = posted
             .iter()
@@ -326,126 +274,10 @@ impl<B: Backend> Port<B> {
     pub fn forget(&mut self) {
         self.done.clear();
     }
-
-    /// Sends every row out of the window, until the far end says that it has them all.
-    pub fn send(
-        &mut self,
-        pass: u8,
-        window: Handle<Shared>,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<(), StoryError> {
-        let mut channel = self.channel.take().ok_or(StoryError::Poller)?;
-        let mut missing: Vec<u16> = (0..ROWS).collect();
-        let (since, mut result) = (Instant::now(), Ok(()));
-        while result.is_ok() && !missing.is_empty() {
-            result = self.send_rows(&mut channel, pass, &missing, window).and_then(|()| {
-                missing = self.missing(&mut channel, pass, wanted)?;
-                match (wanted(), since.elapsed() > PATIENCE) {
-                    (false, _) => Err(StoryError::Interrupted),
-                    (true, true) => Err(StoryError::Silence { pass, left: missing.len() }),
-                    (true, false) => Ok(()),
-                }
-            });
-        }
-        self.channel = Some(channel);
-        result
-    }
-
-    fn send_rows(
-        &self,
-        channel: &mut Channel<IgbEngine<B>>,
-        pass: u8,
-        rows: &[u16],
-        window: Handle<Shared>,
-    ) -> Result<(), StoryError> {
-        let (mut slots, mut rows) = ((0..WINDOW as u64).collect::<Vec<_>>(), rows.iter().copied().peekable());
-        let mut out = [Completion::EMPTY; WINDOW];
-        while rows.peek().is_some() || slots.len() < WINDOW {
-            let Ok(mut pinned) = channel.pin().map_err(|Seized| std::thread::yield_now()) else { continue };
-            let n = pinned.poll(&mut out);
-            for completion in out.iter().take(n) {
-                done(completion)?;
-                slots.push(completion.cookie & !FRAME_OUT);
-            }
-            while let (Some(row), Some(slot)) = (rows.peek().copied(), slots.last().copied()) {
-                let (at, start) = (HEADERS_OUT + slot * HEADER as u64, u64::from(row) * ROW as u64);
-                self.host.write(at, &Header { from: Side::Near, pass, kind: Kind::Row(row) }.encode())?;
-                let pieces = [self.span(at, HEADER), window.span(start..start + ROW as u64)];
-                let list = OpList::write(&pieces, 0).cookie(FRAME_OUT | slot);
-                let mut open = true;
-                if !accepted(pinned.submit_list(&list), &mut open)? {
-                    break;
-                }
-                if !open {
-                    return Err(StoryError::Poller);
-                }
-                rows.next();
-                slots.pop();
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the far end which rows it has; those it has not.
-    fn missing(
-        &self,
-        channel: &mut Channel<IgbEngine<B>>,
-        pass: u8,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<Vec<u16>, StoryError> {
-        let question = Header { from: Side::Near, pass, kind: Kind::Which }.encode();
-        let answer = Header { from: Side::Far, pass, kind: Kind::Have };
-        let header = self.span(ANSWER, HEADER);
-        let payload = ANSWER + HEADER as u64;
-        let buffer = OpList::read(0, &[header, self.span(payload, LONGEST)]).cookie(FRAME_IN);
-        let (mut posted, mut asked, since) = (false, None::<Instant>, Instant::now());
-        let mut out = [Completion::EMPTY; 2];
-        let mut asking = false;
-        loop {
-            let Ok(mut pinned) = channel.pin().map_err(|Seized| std::thread::yield_now()) else { continue };
-            let n = pinned.poll(&mut out);
-            for completion in out.iter().take(n) {
-                done(completion)?;
-                if completion.cookie == ASK {
-                    asking = false;
-                    continue;
-                }
-                posted = false;
-                let mut bytes = [0; HEADER];
-                self.host.read(ANSWER, &mut bytes)?;
-                let mut bits = [0; ROWS.div_ceil(8) as usize];
-                // Another frame: a row that was late.
-                if Header::decode(&bytes) == Some(answer) && completion.len as usize == HEADER + bits.len() {
-                    self.host.read(payload, &mut bits)?;
-                    let has = |row: &u16| bits[usize::from(row / 8)] & 1 << (row % 8) != 0;
-                    return Ok((0..ROWS).filter(|row| !has(row)).collect());
-                }
-            }
-            let mut open = true;
-            if !posted {
-                posted = accepted(pinned.submit_list(&buffer), &mut open)?;
-            }
-            if !asking && asked.is_none_or(|since| since.elapsed() > LONGEST_SILENCE) {
-                self.host.write(REQUESTS_AT, &question)?;
-                asking = accepted(
-                    pinned.submit(Op::write(self.span(REQUESTS_AT, HEADER), 0).cookie(ASK)),
-                    &mut open,
-                )?;
-                asked = Some(Instant::now());
-            }
-            if !open || !wanted() || since.elapsed() > PATIENCE {
-                return Err(if wanted() {
-                    StoryError::Silence { pass, left: 1 }
-                } else {
-                    StoryError::Interrupted
-                });
-            }
-        }
-    }
 }
 
 /// Was it accepted? `open` falls where the window or the channel is gone.
-fn accepted(answer: Submit, open: &mut bool) -> Result<bool, StoryError> {
+pub(super) fn accepted(answer: Submit, open: &mut bool) -> Result<bool, StoryError> {
     match answer {
         Submit::Queued(_) => return Ok(true),
         Submit::Full => {}
@@ -453,11 +285,4 @@ fn accepted(answer: Submit, open: &mut bool) -> Result<bool, StoryError> {
         Submit::Denied(flow) => return Err(StoryError::Denied(flow)),
     }
     Ok(false)
-}
-
-fn done(completion: &Completion) -> Result<(), StoryError> {
-    match completion.status {
-        Status::Done => Ok(()),
-        status => Err(StoryError::Ended(status)),
-    }
 }

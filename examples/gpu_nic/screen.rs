@@ -66,7 +66,7 @@ fn pixmap(bytes: &[u8]) -> Option<(u32, u32, Vec<u8>)> {
     (pixels.len() as u64 == expected).then(|| (width, height, pixels.to_vec()))
 }
 
-/// Are these the pixels of that VRAM? Else what is wrong.
+/// Are these the pixels of that VRAM, as far as a screen shows them: without the fourth byte of each? Else what is wrong.
 pub fn compare((width, height, pixels): &(u32, u32, Vec<u8>), vram: &[u8]) -> Result<(), String> {
     if (*width, *height) != (WIDTH, HEIGHT) {
         return Err(format!("the screen has {width} x {height} pixels, not {WIDTH} x {HEIGHT}"));

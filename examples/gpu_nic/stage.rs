@@ -1,10 +1,11 @@
 //! What the story needs of a backend, and the modelled fabric as a stage: the far end is a thread at the wire's other end.
 
 use super::far::{Far, shown};
+use super::port::window_len;
 use crate::rig::StoryError;
 use crate::{hex, outside};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,12 +25,20 @@ pub trait Theatre: Sync {
     fn controller(&self) -> &Device<Self::B>;
     /// The DSM in front of the display.
     fn dsm(&self) -> SoftDsm;
-    /// Lets the display show its VRAM from the start. After every reset of it.
+    /// Lets the display show its VRAM from the start. After every reset of it, which may have blanked the VRAM.
     fn show(&self) -> Result<(), StoryError>;
-    /// Does the screen show that pass, by the eyes of somebody who uses nothing of the library? Else what is wrong.
+    /// Does the screen show that pass, by the eyes of somebody who uses nothing of the library? Else what is wrong. A screen
+    /// shows three of a pixel's four bytes; [`Theatre::returned`] is about all of them.
     fn screen(&self, pass: u8) -> Result<(), String>;
-    /// Has the far end got all of that pass, byte for byte? Else what is wrong.
-    fn returned(&self, pass: u8) -> Result<(), String>;
+    /// Has the far end got all of that pass, byte for byte? How many rows it got twice. Else what is wrong.
+    fn returned(&self, pass: u8) -> Result<u64, String>;
+    /// Holds the far end back, if it can be, or lets it go on: then frames that are sent stay in the controller once the wire
+    /// is full.
+    fn hold(&self, _on: bool) {}
+    /// Does an engine map a device's registers?
+    fn maps_registers(&self) -> bool {
+        false
+    }
     /// What a line of /proc/self/maps is a mapping of.
     fn mapped(&self, line: &str) -> Mapping;
     /// What the fabric saw that must not be.
@@ -66,6 +75,7 @@ pub struct SoftStage {
     controller: Device<Soft>,
     far: Arc<Mutex<Far>>,
     over: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
     peer: Option<JoinHandle<()>>,
 }
 
@@ -83,20 +93,21 @@ impl SoftStage {
         let domain = Domain::new(&fabric, soft.clone())?;
         let (display, controller) = (domain.attach(DISPLAY)?, domain.attach(CONTROLLER)?);
         let wire = soft.wire(CONTROLLER).ok_or(StoryError::Poller)?;
-        let (far, over) = (Arc::new(Mutex::new(Far::new(spoil))), Arc::new(AtomicBool::new(false)));
+        let far = Arc::new(Mutex::new(Far::new(spoil)));
+        let (over, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let peer = {
-            let (far, over) = (far.clone(), over.clone());
-            Some(std::thread::spawn(move || serve(&wire, &far, &over)))
+            let (far, over, held) = (far.clone(), over.clone(), held.clone());
+            Some(std::thread::spawn(move || serve(&wire, &far, &over, &held)))
         };
-        Ok(SoftStage { soft, domain, display, controller, far, over, peer })
+        Ok(SoftStage { soft, domain, display, controller, far, over, held, peer })
     }
 }
 
 /// The far end, until the story is over.
-fn serve(wire: &Wire, far: &Mutex<Far>, over: &AtomicBool) {
+fn serve(wire: &Wire, far: &Mutex<Far>, over: &AtomicBool, held: &AtomicBool) {
     let pause = || std::thread::sleep(Duration::from_micros(20));
     while !over.load(Ordering::Acquire) {
-        let Some(frame) = wire.recv() else {
+        let Some(frame) = (!held.load(Ordering::Acquire)).then(|| wire.recv()).flatten() else {
             pause();
             continue;
         };
@@ -134,8 +145,11 @@ impl Theatre for SoftStage {
         let model: Arc<dyn Model> = self.soft.model(DISPLAY).unwrap_or_else(|| Arc::new(Unmodelled));
         SoftDsm::new(self.display.function_id(), model, layout(VRAM))
     }
+    /// This display blanks its memory when it is switched on, as some do: what was there before a reset has to come again.
     fn show(&self) -> Result<(), StoryError> {
-        Ok(())
+        let file = self.soft.vram_file(DISPLAY).ok_or(StoryError::Poller)?;
+        let blanked = file.write_all_at(&vec![0; window_len() as usize], 0);
+        blanked.map_err(|why| StoryError::Outside(format!("the display's memory: {why}")))
     }
     fn screen(&self, pass: u8) -> Result<(), String> {
         let file = self.soft.vram_file(DISPLAY).ok_or("the GPU has no VRAM")?;
@@ -146,8 +160,11 @@ impl Theatre for SoftStage {
             None => Err("bar-digest could not read the VRAM".to_owned()),
         }
     }
-    fn returned(&self, pass: u8) -> Result<(), String> {
+    fn returned(&self, pass: u8) -> Result<u64, String> {
         self.far.lock().unwrap_or_else(PoisonError::into_inner).back().check(pass)
+    }
+    fn hold(&self, on: bool) {
+        self.held.store(on, Ordering::Release);
     }
     fn mapped(&self, line: &str) -> Mapping {
         // Address, rights, offset, device, inode.

@@ -1,8 +1,9 @@
-//! The story: a picture comes off the wire into VRAM four times, each time interrupted in another way, and goes back.
-//! Generic over the stage.
+//! The story: a picture comes off the wire into VRAM and goes back out of it, four times, each way interrupted in the middle,
+//! each time in another of four ways. Generic over the stage.
 
 use super::frame::ROWS;
-use super::port::{Port, Rows, WINDOW, window_len};
+use super::port::{Port, WINDOW, window_len};
+use super::rows::Rows;
 use super::stage::{Mapping, Theatre};
 use crate::interruptions::{Interruption, recovered, toggle};
 use crate::rig::StoryError;
@@ -13,23 +14,71 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tidegate::core::drain::Report;
 use tidegate::core::{Cause, Deadline, Handle, Quiesced, Shared};
-use tidegate::p2p::{Backend, Device, Want};
+use tidegate::p2p::{Backend, Device, Import, Want};
 use tidegate::tdisp::tdi::{Provider, Tdi};
 
 /// Buffers that wait for a frame never end by themselves: they are withdrawn soon.
 pub const BY: Deadline = Deadline::millis(200, 6000);
 /// Rows that an interrupted leg asks for.
 const LEG: usize = ROWS as usize / 4;
-/// It is interrupted when all but so many of them came: some of the buffers that are posted wait for frames that are on their
-/// way, the others for frames that nobody asked for.
+/// On the way in it is interrupted when all but so many of them came: some of the buffers that are posted wait for frames that
+/// are on their way, the others for frames that nobody asked for.
 const COMING: usize = WINDOW / 2;
+
+/// What interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Unbind,
+    TargetReset,
+    InitiatorReset,
+    MemoryDecoding,
+}
+
+impl How {
+    const ALL: [How; 4] = [How::Unbind, How::TargetReset, How::InitiatorReset, How::MemoryDecoding];
+
+    fn name(self) -> &'static str {
+        match self {
+            How::Unbind => "unbind",
+            How::TargetReset => "target_reset",
+            How::InitiatorReset => "initiator_reset",
+            How::MemoryDecoding => "memory_decoding",
+        }
+    }
+}
+
+/// What is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Off the wire, into VRAM.
+    In,
+    /// Out of VRAM, onto the wire.
+    Back,
+}
+
+impl Way {
+    pub const ALL: [Way; 2] = [Way::In, Way::Back];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::In => "in",
+            Way::Back => "back",
+        }
+    }
+
+    /// What its legs are called in the trace: the interrupted one, and the rest.
+    fn legs(self) -> [&'static str; 2] {
+        match self {
+            Way::In => ["the picture, until it is interrupted", "the rest of the picture"],
+            Way::Back => ["the way back, until it is interrupted", "the rest of the way back"],
+        }
+    }
+}
 
 /// What it showed.
 #[derive(Debug, Default)]
 pub struct Tale {
     pub interruptions: Vec<Interruption>,
-    /// The far end got back what the screen showed last.
-    pub returned: bool,
     /// Times that the mappings of this process were looked at while frames came or went.
     pub looks: u64,
     /// Mappings of VRAM that were found then.
@@ -41,136 +90,275 @@ pub struct Tale {
 struct Teller<'a, S: Theatre> {
     stage: &'a S,
     port: Port<S::B>,
+    tdi: Tdi<Device<S::B>>,
+    provider: &'a Provider,
     tale: Tale,
     interrupted: &'a AtomicBool,
 }
 
-impl<S: Theatre> Teller<'_, S> {
-    /// Runs `job` on a poll-mode thread, which the trace calls `name`, and meanwhile `watch` here. Where that goes wrong the
-    /// controller is quiesced, so that the thread ends.
-    fn beside<O>(
-        &mut self,
-        name: &str,
-        told: &mut Timeline,
-        job: impl FnOnce(&mut Port<S::B>, &dyn Fn() -> bool) -> Result<(), StoryError> + Send,
-        watch: impl FnOnce(&mut Tale, &mut Timeline, &dyn Fn() -> bool) -> Result<O, StoryError>,
-    ) -> Result<O, StoryError> {
-        let (interrupted, stage, port) = (self.interrupted, self.stage, &mut self.port);
-        thread::scope(|scope| {
-            let from = Instant::now();
-            let poller =
-                scope.spawn(move || (job(port, &|| !interrupted.load(Ordering::Relaxed)), Instant::now()));
-            let made = watch(&mut self.tale, told, &|| poller.is_finished());
-            if made.is_err() {
-                drop(stage.controller().quiesce(Cause::User, BY).map(|quiesce| quiesce.wait()));
-            }
-            let (polled, to) = poller.join().map_err(|_| StoryError::Poller)?;
-            told.span(Track::Stream, name, from, to);
-            // Which of the two went wrong first is told by the thread.
-            polled.and(made)
-        })
-    }
+type Window<S> = Import<<S as Theatre>::B, Shared>;
 
-    /// Receives a part of the pass; with frames on the wire and buffers posted, `interrupt` is called.
+impl<S: Theatre> Teller<'_, S> {
+    /// A part of a pass; with descriptors in flight it is interrupted, and what was taken away comes back.
     fn until(
         &mut self,
+        way: Way,
+        how: How,
+        rows: &Rows,
+        window: Window<S>,
+        told: &mut Timeline,
+    ) -> Result<Window<S>, StoryError> {
+        self.port.open()?;
+        rows.begin(LEG);
+        let (stage, interrupted, handle) = (self.stage, self.interrupted, window.region().handle());
+        let (display, controller) = (stage.display(), stage.controller());
+        let held = AtomicBool::new(false);
+        // The poll-mode thread, within its section: until somebody closes a gate.
+        let struck = || {
+            stage.hold(true);
+            held.store(true, Ordering::Release);
+            while display.gate().check().is_ok() && controller.gate().check().is_ok() {
+                thread::yield_now();
+            }
+        };
+        let mid_stream = || match way {
+            Way::In => is_mid_stream(rows.moved(), display),
+            Way::Back => held.load(Ordering::Acquire),
+        };
+        let tdi = &mut self.tdi;
+        let leg = beside(
+            (stage, &mut self.port, &mut self.tale, interrupted),
+            way.legs()[0],
+            told,
+            |port, wanted| match way {
+                Way::In => port.receive(rows, handle, wanted),
+                Way::Back => port.send_until(rows, handle, &struck),
+            },
+            |tale, told, ended| {
+                let waited = wait(interrupted, || mid_stream() || ended());
+                let struck = waited.and_then(|()| match ended() {
+                    true => Err(StoryError::Poller),
+                    false => {
+                        let (mapped, registers) = look(stage, tale);
+                        let held = display.gate().in_flight();
+                        let (moved, name) = (rows.moved(), way.name());
+                        told.say(format!(
+                            "{}, way {name}: {held} descriptors in flight, {moved} rows went by",
+                            how.name()
+                        ));
+                        let report = strike(stage, how, tdi, told)?;
+                        let registers = stage.maps_registers().then_some(registers);
+                        let told = Interruption::of(how.name(), held, &report);
+                        Ok(Interruption { way: Some(name), mapped, registers, ..told })
+                    }
+                });
+                rows.stop();
+                tale.interruptions.push(struck?);
+                Ok(())
+            },
+        );
+        stage.hold(false);
+        leg?;
+        match way {
+            Way::In => {
+                let kept = self.port.settle(rows);
+                told.say(format!(
+                    "the stream stopped: {kept} rows are flushed and stay, {} are to come",
+                    rows.left()
+                ));
+            }
+            Way::Back => told.say(format!(
+                "the stream stopped: {} rows went, {} are to go, some of them perhaps again",
+                rows.moved(),
+                rows.left()
+            )),
+        }
+        if how == How::TargetReset {
+            stage.show()?;
+        }
+        // A reset of the initiator leaves the target's window as it was.
+        if how == How::InitiatorReset { Ok(window) } else { recovered(window, told) }
+    }
+
+    /// A part of a pass that nothing interrupts, by its end all of it.
+    fn rest(
+        &mut self,
+        way: Way,
         rows: &Rows,
         window: Handle<Shared>,
         told: &mut Timeline,
-        what: &'static str,
-        interrupt: impl FnOnce(&mut Timeline) -> Result<Report, StoryError>,
     ) -> Result<(), StoryError> {
-        self.port.open()?;
-        rows.begin(LEG);
-        let (stage, interrupted) = (self.stage, self.interrupted);
-        let display = stage.display();
-        self.beside(
-            "the picture, until it is interrupted",
-            told,
-            |port, wanted| port.receive(rows, window, wanted),
-            |tale, told, ended| {
-                while !is_mid_stream(rows.came(), display) {
-                    if interrupted.load(Ordering::Relaxed) {
-                        return Err(StoryError::Interrupted);
-                    }
-                    if ended() {
-                        return Err(StoryError::Poller);
-                    }
-                    thread::sleep(Duration::from_micros(50));
-                }
-                look(stage, tale);
-                let held = display.gate().in_flight();
-                told.say(format!("{what}: {held} descriptors in flight, {} rows came", rows.came()));
-                let report = interrupt(told)?;
-                tale.interruptions.push(Interruption::of(what, held, &report));
-                rows.stop();
-                Ok(())
-            },
-        )?;
-        let kept = self.port.settle(rows);
-        told.say(format!(
-            "the stream stopped: {kept} rows are flushed and stay, {} are to come",
-            rows.left()
-        ));
-        Ok(())
-    }
-
-    /// Receives the rest of the pass, and compares the screen.
-    fn rest(&mut self, rows: &Rows, window: Handle<Shared>, told: &mut Timeline) -> Result<(), StoryError> {
         self.port.open()?;
         rows.begin(usize::from(ROWS));
         let (stage, interrupted) = (self.stage, self.interrupted);
-        self.beside(
-            "the rest of the picture",
+        beside(
+            (stage, &mut self.port, &mut self.tale, interrupted),
+            way.legs()[1],
             told,
-            |port, wanted| port.receive(rows, window, wanted),
+            |port, wanted| match way {
+                Way::In => port.receive(rows, window, wanted),
+                Way::Back => port.send_rest(rows, window, wanted),
+            },
             |tale, _, ended| {
                 look(stage, tale);
-                while !ended() {
-                    if interrupted.load(Ordering::Relaxed) {
-                        return Err(StoryError::Interrupted);
-                    }
-                    thread::sleep(Duration::from_micros(50));
-                }
-                Ok(())
+                wait(interrupted, ended)
             },
         )?;
         if rows.left() > 0 {
             return Err(StoryError::Silence { pass: rows.pass, left: rows.left() });
         }
+        Ok(())
+    }
+
+    /// The rest of the pass, as the screen shows it.
+    fn shown(&mut self, rows: &Rows, window: &Window<S>, told: &mut Timeline) -> Result<bool, StoryError> {
+        self.rest(Way::In, rows, window.region().handle(), told)?;
         self.port.forget();
         let shown = self.stage.screen(rows.pass);
-        if let Some(interruption) = self.tale.interruptions.last_mut() {
-            interruption.identical = shown.is_ok();
-        }
+        let identical = shown.is_ok();
         told.say(match shown {
             Ok(()) => "the rest came; the screen shows all of it".to_owned(),
             Err(why) => format!("the screen is WRONG: {why}"),
         });
-        Ok(())
+        Ok(identical)
     }
 
-    /// The way back.
-    fn back(&mut self, pass: u8, window: Handle<Shared>, told: &mut Timeline) -> Result<(), StoryError> {
-        self.port.open()?;
-        let stage = self.stage;
-        self.beside(
-            "the way back",
-            told,
-            |port, wanted| port.send(pass, window, wanted),
-            |tale, _, _| {
-                look(stage, tale);
-                Ok(())
-            },
-        )?;
+    /// The picture comes, and is interrupted on its way.
+    fn received(
+        &mut self,
+        pass: u8,
+        how: How,
+        window: Window<S>,
+        told: &mut Timeline,
+    ) -> Result<Window<S>, StoryError> {
+        let mut rows = Rows::new(pass);
+        let window = self.until(Way::In, how, &rows, window, told)?;
+        if how == How::TargetReset {
+            rows = Rows::new(pass);
+            told.say("nobody vouches for memory that was reset: all of it is to come");
+        }
+        let identical = self.shown(&rows, &window, told)?;
+        self.tale.last_is(identical, None);
+        Ok(window)
+    }
+
+    /// It goes back, and is interrupted on its way.
+    fn returned(
+        &mut self,
+        pass: u8,
+        how: How,
+        window: Window<S>,
+        told: &mut Timeline,
+    ) -> Result<Window<S>, StoryError> {
+        let window = if how == How::Unbind { self.bound_again(window, told)? } else { window };
+        let rows = Rows::new(pass);
+        let window = self.until(Way::Back, how, &rows, window, told)?;
+        let stood = if how == How::TargetReset {
+            told.say(
+                "nobody vouches for memory that was reset: the picture comes again before the rest goes",
+            );
+            self.shown(&Rows::new(pass), &window, told)?
+        } else {
+            true
+        };
+        self.rest(Way::Back, &rows, window.region().handle(), told)?;
         let returned = self.stage.returned(pass);
-        self.tale.returned = returned.is_ok();
+        self.tale.last_is(stood && returned.is_ok(), returned.as_ref().ok().copied());
         told.say(match returned {
-            Ok(()) => "the picture went back out of VRAM; the far end has all of it".to_owned(),
+            Ok(twice) => format!("the rest went; the far end has all of it, {twice} rows twice"),
             Err(why) => format!("what went back is WRONG: {why}"),
         });
-        Ok(())
+        Ok(window)
     }
+
+    /// The display's TDI back into RUN, so that it can be unbound once more. It is locked while nobody has a window.
+    fn bound_again(&mut self, window: Window<S>, told: &mut Timeline) -> Result<Window<S>, StoryError> {
+        let (quiet, _) = quiesced(self.stage.display(), "display", Cause::User, told)?;
+        quiet.restore();
+        bind(&mut self.tdi, self.provider)?;
+        told.say("the display's TDI is bound again, and in RUN");
+        recovered(window, told)
+    }
+}
+
+impl Tale {
+    /// How the last interruption ended.
+    fn last_is(&mut self, identical: bool, twice: Option<u64>) {
+        if let Some(last) = self.interruptions.last_mut() {
+            (last.identical, last.twice) = (identical, twice);
+        }
+    }
+}
+
+/// Runs `job` on a poll-mode thread, which the trace calls `name`, and meanwhile `watch` here. Where that goes wrong the
+/// controller is quiesced, so that the thread ends.
+fn beside<S: Theatre>(
+    (stage, port, tale, interrupted): (&S, &mut Port<S::B>, &mut Tale, &AtomicBool),
+    name: &str,
+    told: &mut Timeline,
+    job: impl FnOnce(&mut Port<S::B>, &dyn Fn() -> bool) -> Result<(), StoryError> + Send,
+    watch: impl FnOnce(&mut Tale, &mut Timeline, &dyn Fn() -> bool) -> Result<(), StoryError>,
+) -> Result<(), StoryError> {
+    thread::scope(|scope| {
+        let from = Instant::now();
+        let poller =
+            scope.spawn(move || (job(port, &|| !interrupted.load(Ordering::Relaxed)), Instant::now()));
+        let watched = watch(tale, told, &|| poller.is_finished());
+        if watched.is_err() {
+            stage.hold(false);
+            drop(stage.controller().quiesce(Cause::User, BY).map(|quiesce| quiesce.wait()));
+        }
+        let (polled, to) = poller.join().map_err(|_| StoryError::Poller)?;
+        told.span(Track::Stream, name, from, to);
+        // Which of the two went wrong first is told by the thread.
+        polled.and(watched)
+    })
+}
+
+/// Waits until it is so, or the user wants out.
+fn wait(interrupted: &AtomicBool, until: impl Fn() -> bool) -> Result<(), StoryError> {
+    while !until() {
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(StoryError::Interrupted);
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+    Ok(())
+}
+
+/// Interrupts what is under way. The drain's report.
+fn strike<S: Theatre>(
+    stage: &S,
+    how: How,
+    tdi: &mut Tdi<Device<S::B>>,
+    told: &mut Timeline,
+) -> Result<Report, StoryError> {
+    let (display, controller) = (stage.display(), stage.controller());
+    let (quiet, report) = match how {
+        How::Unbind => {
+            let (quiet, report) = quiesced(display, "display", Cause::Unbind, told)?;
+            let ended = tdi.unbind(quiet, BY).wait();
+            told.unbound("display", &ended);
+            (unbound(ended)?, report)
+        }
+        How::TargetReset => {
+            let (quiet, report) = quiesced(display, "display", Cause::Reset, told)?;
+            (reset(display, quiet, told)?, report)
+        }
+        How::InitiatorReset => {
+            let (quiet, report) = quiesced(controller, "controller", Cause::Reset, told)?;
+            (reset(controller, quiet, told)?, report)
+        }
+        How::MemoryDecoding => {
+            let quiet = toggle(display, BY, || ())?;
+            told.quiesced("display", quiet.report());
+            told.say("memory decoding was switched off and on");
+            let report = quiet.report().clone();
+            (quiet, report)
+        }
+    };
+    quiet.restore();
+    Ok(report)
 }
 
 /// Have most rows of the leg come, and are more buffers posted than frames are to come?
@@ -178,17 +366,15 @@ fn is_mid_stream<B: Backend>(came: usize, display: &Device<B>) -> bool {
     came >= LEG - COMING && display.gate().in_flight() > LEG.saturating_sub(came) as u64
 }
 
-/// Looks whether this process maps VRAM.
-fn look<S: Theatre>(stage: &S, tale: &mut Tale) {
+/// Looks which mappings this process has: of VRAM, of other BARs.
+fn look<S: Theatre>(stage: &S, tale: &mut Tale) -> (u64, u64) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let count = |what| maps.lines().filter(|line| stage.mapped(line) == what).count() as u64;
+    let (vram, registers) = (count(Mapping::Vram), count(Mapping::Registers));
     tale.looks += u64::from(!maps.is_empty());
-    for line in maps.lines() {
-        match stage.mapped(line) {
-            Mapping::Vram => tale.vram_mappings += 1,
-            Mapping::Registers => tale.register_mappings += 1,
-            Mapping::Other => {}
-        }
-    }
+    tale.vram_mappings += vram;
+    tale.register_mappings += registers;
+    (vram, registers)
 }
 
 fn quiesced<B: Backend>(
@@ -215,55 +401,18 @@ pub fn play<S: Theatre>(
     bind(&mut tdi, provider)?;
     stage.show()?;
     let export = display.export(0, 0..window_len().next_multiple_of(tidegate::core::page_size()))?;
-    let window = domain.import(&export, Want::default())?;
+    let mut window = domain.import(&export, Want::default())?;
     let port = Port::new(domain, controller)?;
-    let mut teller = Teller { stage, port, tale: Tale::default(), interrupted };
+    let mut teller = Teller { stage, port, tdi, provider, tale: Tale::default(), interrupted };
     told.say(format!(
         "the TDI of {} is in RUN; frames come through {} into its shared pages",
         display.address(),
         controller.address()
     ));
-
-    let rows = Rows::new(1);
-    teller.until(&rows, window.region().handle(), told, "unbind", |told| {
-        let (quiet, report) = quiesced(display, "display", Cause::Unbind, told)?;
-        let ended = tdi.unbind(quiet, BY).wait();
-        told.unbound("display", &ended);
-        unbound(ended)?.restore();
-        Ok(report)
-    })?;
-    let window = recovered(window, told)?;
-    teller.rest(&rows, window.region().handle(), told)?;
-
-    let rows = Rows::new(2);
-    teller.until(&rows, window.region().handle(), told, "target_reset", |told| {
-        let (quiet, report) = quiesced(display, "display", Cause::Reset, told)?;
-        reset(display, quiet, told)?.restore();
-        Ok(report)
-    })?;
-    stage.show()?;
-    let window = recovered(window, told)?;
-    teller.rest(&rows, window.region().handle(), told)?;
-
-    let rows = Rows::new(3);
-    teller.until(&rows, window.region().handle(), told, "initiator_reset", |told| {
-        let (quiet, report) = quiesced(controller, "controller", Cause::Reset, told)?;
-        reset(controller, quiet, told)?.restore();
-        Ok(report)
-    })?;
-    teller.rest(&rows, window.region().handle(), told)?;
-
-    let rows = Rows::new(4);
-    teller.until(&rows, window.region().handle(), told, "memory_decoding", |told| {
-        let quiet = toggle(display, BY, || ())?;
-        told.quiesced("display", quiet.report());
-        told.say("memory decoding was switched off and on");
-        Ok(quiet.restore())
-    })?;
-    let window = recovered(window, told)?;
-    teller.rest(&rows, window.region().handle(), told)?;
-
-    teller.back(rows.pass, window.region().handle(), told)?;
+    for (pass, how) in (1..).zip(How::ALL) {
+        window = teller.received(pass, how, window, told)?;
+        window = teller.returned(pass, how, window, told)?;
+    }
     for device in [controller, display] {
         drop(device.quiesce(Cause::Close, BY)?.wait()?);
     }
