@@ -85,6 +85,7 @@ impl Interruption {
     /// look that was not blind tells.
     pub fn holds(&self) -> bool {
         self.held > 0
+            && self.in_flight > 0
             && self.in_flight == self.drained + self.revoked + self.failed
             && self.identical
             && self.screen != Some(false)
@@ -120,7 +121,7 @@ pub fn play<R: Rig>(
     let mut teller = Teller { rig, frames, told, interruptions: Vec::new() };
 
     let window = teller.interrupted(private, "unbind", recovered, |begun, told| {
-        let quiet = quiesce(rig, target, Cause::Unbind)?;
+        let quiet = begun.quiesce(rig, target, Cause::Unbind)?;
         let report = begun.quiesced("target", &quiet, told);
         let unbind = target_tdi.unbind(quiet, BY).wait();
         told.unbound("target", &unbind);
@@ -135,7 +136,7 @@ pub fn play<R: Rig>(
         Ok(report)
     })?;
     let window = teller.interrupted(window, "target_reset", recovered, |begun, told| {
-        let quiet = quiesce(rig, target, Cause::Reset)?;
+        let quiet = begun.quiesce(rig, target, Cause::Reset)?;
         let report = begun.quiesced("target", &quiet, told);
         reset(target, quiet, told)?.restore();
         Ok(report)
@@ -146,14 +147,14 @@ pub fn play<R: Rig>(
         "initiator_reset",
         |window, _| Ok(window),
         |begun, told| {
-            let quiet = quiesce(rig, source, Cause::Reset)?;
+            let quiet = begun.quiesce(rig, source, Cause::Reset)?;
             let report = begun.quiesced("initiator", &quiet, told);
             reset(source, quiet, told)?.restore();
             Ok(report)
         },
     )?;
     teller.interrupted(window, "memory_decoding", recovered, |begun, told| {
-        let quiet = toggle(target, BY, || rig.hold(false))?;
+        let quiet = toggle(target, BY, || begun.lets_go(rig))?;
         let report = begun.quiesced("target", &quiet, told);
         told.say("memory decoding was switched off and on");
         quiet.restore();
@@ -167,13 +168,27 @@ pub fn play<R: Rig>(
 }
 
 /// An interruption that is about to happen. It is told when it has, since telling takes time, in which a device goes on.
-struct Begun {
+struct Begun<'a> {
+    plan: &'a Plan,
     what: &'static str,
     held: u64,
     when: Instant,
 }
 
-impl Begun {
+impl Begun<'_> {
+    /// Quiesces a device whose descriptors are held back, and lets go of them once the drain has counted them.
+    fn quiesce<R: Rig>(&self, rig: &R, device: &Device<R::B>, why: Cause) -> Result<Quiesced, StoryError> {
+        let mut quiesce = device.quiesce(why, BY)?;
+        while matches!(quiesce.turn(), Progress::Pending(Phase::Gate | Phase::Grace)) {}
+        self.lets_go(rig);
+        Ok(quiesce.wait()?)
+    }
+
+    fn lets_go<R: Rig>(&self, rig: &R) {
+        rig.hold(false);
+        self.plan.counted();
+    }
+
     /// And who was quiesced first.
     fn quiesced(&self, who: &str, quiet: &Quiesced, told: &mut Timeline) -> Report {
         told.say_of(self.when, format!("{}, with {} descriptors in flight", self.what, self.held));
@@ -236,14 +251,14 @@ impl<R: Rig> Teller<'_, R> {
         Shared: FlowsTo<T>,
     {
         let (rig, told) = (self.rig, &mut *self.told);
-        plan.hold_at_half();
+        plan.hold_whole_at_half();
         thread::scope(|scope| {
             let from = Instant::now();
             let poller = scope.spawn(|| (stream(rig, plan, window), Instant::now()));
             let made = plan.wait_until_under_way(rig, &poller).and_then(|()| {
                 let (mapped, registers) = mappings(rig);
                 plan.wait_until_held(rig, &poller)?;
-                let begun = Begun { what, held: rig.target().gate().in_flight(), when: Instant::now() };
+                let begun = Begun { plan, what, held: rig.target().gate().in_flight(), when: Instant::now() };
                 let report = interrupt(&begun, told)?;
                 Ok(Interruption { mapped, registers, ..Interruption::of(what, begun.held, &report) })
             });
@@ -303,14 +318,6 @@ pub fn recovered<B: Backend, T: RegionTag>(
     let import = import.recover().map_err(|failed| StoryError::Recover(failed.why))?;
     told.say("window recovered, same address, next generation");
     Ok(import)
-}
-
-/// Quiesces a device whose descriptors the rig holds back, and lets go of them once the gate is closed.
-fn quiesce<R: Rig>(rig: &R, device: &Device<R::B>, why: Cause) -> Result<Quiesced, StoryError> {
-    let mut quiesce = device.quiesce(why, BY)?;
-    while matches!(quiesce.turn(), Progress::Pending(Phase::Gate | Phase::Grace)) {}
-    rig.hold(false);
-    Ok(quiesce.wait()?)
 }
 
 /// Memory decoding off and on again, by writes of config space that go through the intercept. `closed` is called once the
@@ -374,5 +381,9 @@ mod tests {
         assert!(told(|one| one.registers = Some(2)) && !told(|one| one.registers = Some(0)), "a blind look");
         assert!(!told(|one| one.revoked = 0), "a descriptor without an end");
         assert!(!told(|one| one.held = 0), "nothing was interrupted");
+        assert!(
+            !told(|one| (one.in_flight, one.drained, one.revoked) = (0, 0, 0)),
+            "all of it had ended before"
+        );
     }
 }

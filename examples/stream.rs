@@ -28,6 +28,10 @@ pub struct Plan {
     /// Operations until the rig holds its source back; 0 is never.
     until_held: AtomicUsize,
     held: AtomicBool,
+    /// It is held back with a ring that was filled anew, of which the device has seen nothing.
+    whole: AtomicBool,
+    /// Whoever interrupts has closed a gate, and the drain has counted what is in flight.
+    counted: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -43,6 +47,8 @@ impl Plan {
             confirmed: AtomicUsize::new(0),
             until_held: AtomicUsize::new(0),
             held: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         }
     }
@@ -82,6 +88,7 @@ impl Plan {
 
     /// What is left may be sent.
     pub fn resume(&self) {
+        self.whole.store(false, Ordering::Release);
         self.held.store(false, Ordering::Release);
         self.stop.store(false, Ordering::Release);
     }
@@ -92,13 +99,54 @@ impl Plan {
         self.until_held.store((self.chunks() / 2).max(1), Ordering::Release);
     }
 
+    /// As [`Plan::hold_at_half`], where the source can't be held back: once half of the chunks were accepted the poller lets
+    /// its ring run empty, fills it within one section, and stays there until a gate is closed. So the device begins all of it
+    /// when the drain does, and the poller looks for none of it before [`Plan::counted`].
+    pub fn hold_whole_at_half(&self) {
+        self.whole.store(true, Ordering::Release);
+        self.counted.store(false, Ordering::Release);
+        self.hold_at_half();
+    }
+
+    /// The poller may go on.
+    pub fn counted(&self) {
+        self.counted.store(true, Ordering::Release);
+    }
+
+    /// Is it time to fill the ring anew?
+    fn gathers(&self) -> bool {
+        let half = self.until_held.load(Ordering::Acquire) == 0;
+        self.whole.load(Ordering::Acquire) && half && !self.held.load(Ordering::Acquire)
+    }
+
+    /// In a section whose doorbell has not rung: until a gate is closed, or the user wants out.
+    fn strike<R: Rig>(&self, rig: &R) {
+        rig.hold(true);
+        self.held.store(true, Ordering::Release);
+        let are_open = || [rig.target(), rig.initiator()].iter().all(|device| device.gate().check().is_ok());
+        while are_open() && !self.is_over(rig) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Behind that section: until the drain has counted.
+    fn stay_away<R: Rig>(&self, rig: &R) {
+        while !self.counted.load(Ordering::Acquire) && !self.is_over(rig) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_over<R: Rig>(&self, rig: &R) -> bool {
+        self.stop.load(Ordering::Acquire) || rig.interrupted()
+    }
+
     /// An operation was accepted. Called before its doorbell: it can't have completed.
     fn accepted<R: Rig>(&self, rig: &R) {
         let left = self.until_held.load(Ordering::Acquire);
         if left > 0 {
             self.until_held.store(left - 1, Ordering::Release);
         }
-        if left == 1 {
+        if left == 1 && !self.whole.load(Ordering::Acquire) {
             rig.hold(true);
             self.held.store(true, Ordering::Release);
         }
@@ -169,7 +217,10 @@ where
                 _ => todo.push(chunk),
             }
         }
-        while let Some(chunk) = todo.last().copied().filter(|_| open) {
+        let (gathers, runs) = (plan.gathers(), !in_flight.is_empty());
+        while let Some(chunk) =
+            todo.last().copied().filter(|_| open && gathers == plan.gathers() && !(gathers && runs))
+        {
             let range = plan.range(chunk);
             let to = window.span(range.start as u64..range.end as u64);
             let of = plan.start + range.start..plan.start + range.end;
@@ -189,6 +240,10 @@ where
                 }
             }
         }
+        let strikes = gathers && !runs && open && !in_flight.is_empty();
+        if strikes {
+            plan.strike(rig);
+        }
         let idle = in_flight.is_empty() && !confirming;
         let sent = todo.is_empty() && idle && open;
         if sent && !done.is_empty() {
@@ -199,6 +254,9 @@ where
             }
         }
         pinned.ring();
+        if strikes {
+            plan.stay_away(rig);
+        }
         rig.pump();
         let confirmed = channel.confirmed();
         let fresh = done.iter().filter(|(ticket, _)| *ticket <= confirmed).count();
