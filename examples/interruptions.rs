@@ -20,6 +20,9 @@ use tidegate::tdisp::tdi::{Provider, Tdi};
 const COMMAND: u16 = 4;
 const MEMORY_DECODING: u32 = 2;
 
+/// A drain that waits for nobody to poll.
+const SOON: Deadline = Deadline::millis(200, 6000);
+
 /// Nothing interrupts the negative: its descriptors are so much longer.
 const COARSE: usize = 16;
 
@@ -154,7 +157,8 @@ pub fn play<R: Rig>(
         },
     )?;
     teller.interrupted(window, "memory_decoding", recovered, |begun, told| {
-        let quiet = toggle(target, BY, || begun.lets_go(rig))?;
+        // Who waits for that write can't tell when the drain has counted: the poller stays away, and the drain takes its queue over.
+        let quiet = toggle(target, SOON, || rig.hold(false))?;
         let report = begun.quiesced("target", &quiet, told);
         told.say("memory decoding was switched off and on");
         quiet.restore();
@@ -180,13 +184,9 @@ impl Begun<'_> {
     fn quiesce<R: Rig>(&self, rig: &R, device: &Device<R::B>, why: Cause) -> Result<Quiesced, StoryError> {
         let mut quiesce = device.quiesce(why, BY)?;
         while matches!(quiesce.turn(), Progress::Pending(Phase::Gate | Phase::Grace)) {}
-        self.lets_go(rig);
-        Ok(quiesce.wait()?)
-    }
-
-    fn lets_go<R: Rig>(&self, rig: &R) {
         rig.hold(false);
         self.plan.counted();
+        Ok(quiesce.wait()?)
     }
 
     /// And who was quiesced first.

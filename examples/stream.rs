@@ -101,7 +101,8 @@ impl Plan {
 
     /// As [`Plan::hold_at_half`], where the source can't be held back: once half of the chunks were accepted the poller lets
     /// its ring run empty, fills it within one section, and stays there until a gate is closed. So the device begins all of it
-    /// when the drain does, and the poller looks for none of it before [`Plan::counted`].
+    /// when the drain does, and the poller looks for none of it before [`Plan::counted`] or
+    /// [`Plan::stop`].
     pub fn hold_whole_at_half(&self) {
         self.whole.store(true, Ordering::Release);
         self.counted.store(false, Ordering::Release);
