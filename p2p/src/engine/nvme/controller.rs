@@ -47,10 +47,21 @@ pub(super) struct Core<B: Backend> {
     /// `None` only while dropped.
     hold: Option<Hold<B>>,
     commands: [Slot; ENTRIES as usize - 1],
+    /// How often they were all forgotten.
+    life: u32,
     power: Power,
     since: Instant,
     /// How long it may take to come up or go down.
     limit: Duration,
+    /// CAP.CMBS.
+    has_buffer: bool,
+}
+
+/// An admin command: its identifier, and in which life of the controller's. Identifiers are used again at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    id: u16,
+    life: u32,
 }
 
 /// What the controller may touch, and what keeps others from it.
@@ -81,7 +92,7 @@ enum Power {
     /// CC.EN is 1; CSTS.RDY is not yet.
     Starting,
     /// It is ready, and was asked for queues.
-    Asked(u16),
+    Asked(Asked),
     Up,
 }
 
@@ -128,10 +139,12 @@ impl<B: Backend> Controller<B> {
             bar,
             hold: Some(Hold { pair, page, buffer: buffer.clone().ok(), _claim: claim }),
             commands: [Slot::Free; ENTRIES as usize - 1],
+            life: 0,
             // It may be up: going down tells.
             power: Power::Stopping,
             since: Instant::now(),
             limit: Duration::from_millis(500) * cap.timeout() + GRACE,
+            has_buffer: cap.has_cmb(),
         };
         core.down();
         let limit = core.limit;
@@ -229,6 +242,7 @@ impl<B: Backend> Core<B> {
                 // It does no DMA any more, and has forgotten its queues and what was in them.
                 self.power = Power::Down;
                 self.commands = [Slot::Free; ENTRIES as usize - 1];
+                self.life = self.life.wrapping_add(1);
                 Turn::Done
             }
             _ if self.since.elapsed() > self.limit => Turn::Failed,
@@ -243,9 +257,18 @@ impl<B: Backend> Core<B> {
             Power::Down => {
                 let Some(hold) = &mut self.hold else { return Turn::Failed };
                 // First: the queues may be in it, and have to be there when the controller starts.
-                let enabled = hold.buffer.as_ref().is_none_or(|buffer| buffer.enable(&self.bar));
+                let enabled = match &hold.buffer {
+                    Some(buffer) => buffer.enable(&self.bar),
+                    // Where a former owner let it answer something else may be mapped by now.
+                    None if self.has_buffer => {
+                        self.bar.write64(abi::CMBMSC, 0);
+                        true
+                    }
+                    None => true,
+                };
                 if !enabled || !hold.pair.restart() {
-                    return Turn::Failed;
+                    // All-ones look like a refusal.
+                    return if self.look() == Turn::Gone { Turn::Gone } else { Turn::Failed };
                 }
                 let ((commands, completions), last) = (hold.pair.addresses(), u32::from(ENTRIES) - 1);
                 self.bar.write32(abi::AQA, last << 16 | last);
@@ -297,28 +320,37 @@ impl<B: Backend> Core<B> {
     }
 
     /// Gives the controller an admin command. `None`: no room.
-    pub(super) fn begin(&mut self, command: Command) -> Option<u16> {
+    pub(super) fn begin(&mut self, command: Command) -> Option<Asked> {
         self.reap();
         let (id, slot) = (0..).zip(&mut self.commands).find(|(_, slot)| **slot == Slot::Free)?;
         let hold = self.hold.as_mut()?;
         *slot = Slot::Out;
         hold.pair.post(&command.id(id));
         hold.pair.ring(&self.bar);
-        Some(id)
+        Some(Asked { id, life: self.life })
+    }
+
+    /// Does the controller still know of it? One that was stopped since has forgotten it, and says nothing.
+    fn knows(&self, asked: Asked) -> bool {
+        asked.life == self.life
     }
 
     /// How it ended; asked after once it has, its place is free again.
-    pub(super) fn ended(&mut self, id: u16) -> Option<Completion> {
+    pub(super) fn ended(&mut self, asked: Asked) -> Option<Completion> {
         self.reap();
-        let slot = self.commands.get_mut(usize::from(id))?;
+        if !self.knows(asked) {
+            return None;
+        }
+        let slot = self.commands.get_mut(usize::from(asked.id))?;
         let Slot::Ended(completion) = *slot else { return None };
         *slot = Slot::Free;
         Some(completion)
     }
 
     /// Nobody will ask after it.
-    pub(super) fn abandon(&mut self, id: u16) {
-        if let Some(slot) = self.commands.get_mut(usize::from(id)) {
+    pub(super) fn abandon(&mut self, asked: Asked) {
+        let knows = self.knows(asked);
+        if let Some(slot) = self.commands.get_mut(usize::from(asked.id)).filter(|_| knows) {
             *slot = if *slot == Slot::Out { Slot::Abandoned } else { Slot::Free };
         }
     }
@@ -338,6 +370,9 @@ impl<B: Backend> Core<B> {
 
     /// Lets go of a memory buffer whose address the controller does not take, and says so. Only while it is down.
     fn refused_buffer(&mut self) -> Option<DriverError> {
+        if self.look() == Turn::Gone {
+            return None;
+        }
         let buffer = self.hold.as_mut()?.buffer.take_if(|buffer| !buffer.enable(&self.bar))?;
         self.bar.write64(abi::CMBMSC, 0);
         Some(buffer.refused())
@@ -355,15 +390,20 @@ fn identify<B: Backend>(
     let lock = || core.lock().unwrap_or_else(PoisonError::into_inner);
     let unresponsive = DriverError::Unresponsive { at, what: "answer Identify" };
     let begin = |core: &mut Core<B>| {
+        core.reap();
+        // One that nobody waits for may still be written to the page.
+        if core.commands.contains(&Slot::Abandoned) {
+            return None;
+        }
         let page = core.hold.as_ref()?.page.iova();
         core.begin(Command::identify(what, namespace, page))
     };
-    let id = begin(&mut lock()).ok_or_else(|| unresponsive.clone())?;
+    let asked = begin(&mut lock()).ok_or_else(|| unresponsive.clone())?;
     let mut ended = None;
     resources.wait(PATIENCE, || {
         let mut core = lock();
-        ended = core.ended(id);
-        ended.is_some() || core.look() != Turn::Pending
+        ended = core.ended(asked);
+        ended.is_some() || !core.knows(asked) || core.look() != Turn::Pending
     });
     let mut core = lock();
     match ended {
@@ -376,7 +416,7 @@ fn identify<B: Backend>(
         }
         Some(Completion { status: code, .. }) => Err(DriverError::Refused { at, what: "identify", code }),
         None => {
-            core.abandon(id);
+            core.abandon(asked);
             Err(unresponsive)
         }
     }

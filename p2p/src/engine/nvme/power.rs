@@ -2,7 +2,7 @@
 
 use super::abi::status;
 use super::command::Command;
-use super::controller::{Core, Turn};
+use super::controller::{Asked, Core, Turn};
 use super::queue::NvmeEngine;
 use crate::backend::Backend;
 use crate::engine::code;
@@ -29,16 +29,16 @@ pub(super) enum State {
 pub(super) enum Start {
     /// The controller comes up.
     Controller,
-    Completions(Option<u16>),
-    Submissions(Option<u16>),
+    Completions(Option<Asked>),
+    Submissions(Option<Asked>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// A command of [`Start`] ends.
-    Await(u16),
-    Submissions(Option<u16>),
-    Completions(Option<u16>),
+    Await(Asked),
+    Submissions(Option<Asked>),
+    Completions(Option<Asked>),
     /// The controller goes down.
     Controller,
 }

@@ -145,6 +145,20 @@ fn queues_in_the_buffer_start_from_cleared_phases_each_time() {
     rig.open(DEPTH);
 }
 
+/// A former owner let it answer where something else is mapped by now; nobody here uses it.
+#[test]
+fn a_buffer_that_is_not_used_does_not_answer() {
+    // It says that it is larger than its BAR.
+    let mut rig: Rig<Soft, Nvme> = behind(1, plain().buffer(4096).description(), plain().buffer(8192));
+    rig.drop_channel();
+    rig.until("nothing is mapped", Rig::is_bare);
+    let bar = rig.initiator.function().map_bar(0).unwrap();
+    bar.write64(CMBMSC, 0x10_0003);
+    assert!(matches!(refusal(&rig, asking(AdminQueues::InBuffer)), DriverError::Lacks { .. }));
+    let _channel = rig.another(Nvme::namespace(1)).unwrap();
+    assert_eq!(bar.read64(CMBMSC), 0);
+}
+
 /// Somebody stops the controller, and a cancel brings it up again, with its admin queues where they were.
 fn a_stopped_controller_finds_its_queues_in_the_buffer_again<B: Backend, S: On<B>>(rig: &mut Rig<B, S>) {
     for _ in 0..3 {

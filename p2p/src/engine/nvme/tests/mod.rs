@@ -1,5 +1,6 @@
 //! What only NVMe does, on the model.
 
+mod admin;
 mod anywhere;
 mod buffer;
 mod faults;
