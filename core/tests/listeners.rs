@@ -9,7 +9,7 @@ mod common;
 use common::{CANCEL, FORCE, MockMap, OnCancel, PATIENT, World, poll};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Barrier, Once};
+use std::sync::{Arc, Barrier, Mutex, Once};
 use std::time::Duration;
 use tidegate_core::engine::cpu::Cpu;
 use tidegate_core::{
@@ -23,6 +23,9 @@ thread_local! {
     /// The line at which this thread's listener panics.
     static BUG: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
+
+/// Lines at which it did: a test whose line nobody says any more tries nothing.
+static MET: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 /// A log that has a bug, in one line of it.
 struct Panics;
@@ -47,6 +50,7 @@ impl Subscriber for Panics {
         let mut says = Says(line, false);
         event.record(&mut says);
         if says.1 {
+            MET.lock().unwrap().push(line);
             resume_unwind(Box::new("a bug"))
         }
     }
@@ -64,6 +68,7 @@ fn with_a_bug_at<R>(line: &'static str, what: impl FnOnce() -> R) -> std::thread
     BUG.set(Some(line));
     let returned = catch_unwind(AssertUnwindSafe(what));
     BUG.set(None);
+    assert!(MET.lock().unwrap().contains(&line), "nobody says: {line}");
     returned
 }
 
@@ -152,6 +157,7 @@ fn the_control_thread_outlives_what_listens() {
         assert!(begun.elapsed().as_secs() < 20, "never");
         std::thread::yield_now();
     }
+    assert!(MET.lock().unwrap().contains(&"control task ran"));
 }
 
 /// From its unmap on, what listens on the control thread panics at each task.

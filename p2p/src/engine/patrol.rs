@@ -8,7 +8,7 @@ pub struct Patrol {
 }
 
 impl Patrol {
-    /// Polls without a sign of life between two looks. Some milliseconds, for a loop that does nothing else.
+    /// Polls without a sign of life between two looks.
     pub const EVERY: u32 = 1 << 16;
 
     /// One poll more. `alive`: something completed, or nothing is out. True: it is time to look.
